@@ -1,0 +1,562 @@
+"""Records what other implementations of the optimizers do, as data for the tests.
+
+The recordings are in the repository, so that the tests need none of the packages that made them.
+This script is run by hand, once per source, where the source is installed:
+
+    python tests/record_trajectories.py torch   # torch
+    python tests/record_trajectories.py optax   # optax, jax
+    python tests/record_trajectories.py keras   # keras, tensorflow
+
+A recording is an .npz file with the arrays
+
+    initial    (size,)                  the initial weights
+    gradients  (steps, size)            the gradients
+    weights    (steps, size)            the weights after every step
+    slots      (slot, steps, size)      the slots after every step
+    metadata   ()                       JSON, see `Recording` and `main`
+
+in which all variables lie flat behind each other, since an .npz file of many small arrays is
+mostly headers. `load` takes them apart again.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+
+import numpy as np
+
+DIRECTORY = pathlib.Path(__file__).parent / "trajectories"
+
+STEPS = 25
+
+SCALAR, VECTOR, MATRIX, TENSOR = (), (3,), (4, 5), (2, 3, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """One recording: what is called, and which call of a reference must give the same.
+
+    Attributes:
+        name: The file's name, which also seeds the inputs.
+        implementation: Full name of what is called.
+        call: The arguments it is called with.
+        reference: Name of the function in references.py.
+        arguments: The arguments of that function.
+        slots: Names of the recorded slots, those of references.py.
+        shapes: Shapes of the variables.
+        dtype: Precision of the weights, and of all computation.
+        conversion: How the recorded numbers differ from those of the implementation, and why the
+            arguments of the reference are as they are, where that needs saying.
+    """
+
+    name: str
+    implementation: str
+    call: dict
+    reference: str
+    arguments: dict
+    slots: tuple = ()
+    shapes: tuple = (SCALAR, VECTOR, MATRIX)
+    dtype: str = "float64"
+    conversion: str = ""
+
+    @property
+    def source(self):
+        return self.implementation.split(".")[0]
+
+
+# torch adds eps to sqrt(v / (1 - beta_2^t)), the references epsilon to sqrt(v). A constant eps is
+# hence not a constant epsilon, unless it is negligible or beta_2 is 0.
+_TORCH_NEGLIGIBLE_EPSILON = (
+    "epsilon = eps * sqrt(1 - beta_2^t) at step t; eps is negligible beside the square root, which"
+    " is zero only where the momentum is zero, too"
+)
+_TORCH_BETA_2_IS_0 = "epsilon = eps * sqrt(1 - beta_2^t) = eps, as beta_2 is 0"
+_TORCH_MOMENTUM = "torch's momentum_buffer is multiplied by -lr to give the slot momentum"
+
+
+def _torch_adam(name, implementation, shapes, conversion=_TORCH_NEGLIGIBLE_EPSILON, **call):
+    arguments = {
+        "learning_rate": call["lr"],
+        "beta_1": call["betas"][0],
+        "beta_2": call["betas"][1],
+        "epsilon": call["eps"],
+        "amsgrad": call["amsgrad"],
+        # torch.optim.Adam has the decay as part of the gradient, which nothing here computes.
+        "weight_decay": call["weight_decay"] if implementation == "AdamW" else None,
+    }
+    slots = ("momentum", "velocity") + (("velocity_hat",) if call["amsgrad"] else ())
+    return Recording(
+        name=f"torch_{name}",
+        implementation=f"torch.optim.{implementation}",
+        call=call | {"foreach": False},
+        reference=implementation.lower(),
+        arguments=arguments,
+        slots=slots,
+        shapes=shapes,
+        conversion=conversion,
+    )
+
+
+def _torch_sgd(name, shapes, **call):
+    return Recording(
+        name=f"torch_{name}",
+        implementation="torch.optim.SGD",
+        call=call | {"foreach": False},
+        reference="sgd",
+        arguments={
+            "learning_rate": call["lr"],
+            "momentum": call["momentum"],
+            "nesterov": call["nesterov"],
+            "weight_decay": None,
+        },
+        slots=("momentum",) if call["momentum"] else (),
+        shapes=shapes,
+        conversion=_TORCH_MOMENTUM if call["momentum"] else "",
+    )
+
+
+def _optax(name, shapes, **call):
+    arguments = {
+        "learning_rate": call["learning_rate"],
+        "beta_1": call["b1"],
+        "beta_2": call["b2"],
+        "weight_decay": call["weight_decay"],
+    }
+    slots = ("momentum",)
+    if "eps" in call:
+        arguments["epsilon"] = call["eps"]
+        slots = ("momentum", "velocity")
+    optimizer = name.split("_")[0]
+    return Recording(
+        name=f"optax_{name}",
+        implementation=f"optax.{optimizer}",
+        call=call,
+        reference=optimizer,
+        arguments=arguments,
+        slots=slots,
+        shapes=shapes,
+    )
+
+
+def _keras(name, implementation, slots, shapes, dtype="float64", **call):
+    # With TensorFlow, Keras rounds some arguments to float32 even for float64 weights. The calls
+    # below hence have only arguments that float32 represents.
+    for value in call.values():
+        assert value is None or np.float32(value) == value
+    return Recording(
+        name=f"keras_{name}",
+        implementation=f"keras.optimizers.{implementation}",
+        call=call,
+        reference=implementation.lower(),
+        arguments=call,
+        slots=slots,
+        shapes=shapes,
+        dtype=dtype,
+    )
+
+
+_ADAM = ("momentum", "velocity")
+_AMSGRAD = ("momentum", "velocity", "velocity_hat")
+
+RECORDINGS = (
+    _torch_adam(
+        "adam",
+        "Adam",
+        (SCALAR, VECTOR, MATRIX),
+        lr=0.02,
+        betas=(0.8, 0.95),
+        eps=1e-30,
+        weight_decay=0.0,
+        amsgrad=False,
+    ),
+    _torch_adam(
+        "adam_amsgrad",
+        "Adam",
+        (SCALAR, MATRIX),
+        lr=0.05,
+        betas=(0.7, 0.6),
+        eps=1e-30,
+        weight_decay=0.0,
+        amsgrad=True,
+    ),
+    _torch_adam(
+        "adamw",
+        "AdamW",
+        (VECTOR, TENSOR),
+        lr=0.03,
+        betas=(0.85, 0.97),
+        eps=1e-30,
+        weight_decay=0.3,
+        amsgrad=False,
+    ),
+    _torch_adam(
+        "adamw_amsgrad",
+        "AdamW",
+        (VECTOR, MATRIX),
+        lr=0.04,
+        betas=(0.75, 0.65),
+        eps=1e-30,
+        weight_decay=0.2,
+        amsgrad=True,
+    ),
+    _torch_adam(
+        "adamw_epsilon",
+        "AdamW",
+        (SCALAR, VECTOR, MATRIX),
+        conversion=_TORCH_BETA_2_IS_0,
+        lr=0.01,
+        betas=(0.9, 0.0),
+        eps=0.3,
+        weight_decay=0.1,
+        amsgrad=False,
+    ),
+    _torch_sgd("sgd", (SCALAR, VECTOR), lr=0.15, momentum=0.0, nesterov=False),
+    _torch_sgd("sgd_momentum", (SCALAR, VECTOR), lr=0.05, momentum=0.8, nesterov=False),
+    _torch_sgd("sgd_nesterov", (VECTOR, TENSOR), lr=0.02, momentum=0.9, nesterov=True),
+    _optax(
+        "lion",
+        (SCALAR, VECTOR, TENSOR),
+        learning_rate=0.03,
+        b1=0.8,
+        b2=0.95,
+        weight_decay=0.4,
+    ),
+    _optax(
+        "lamb",
+        (SCALAR, VECTOR, MATRIX, TENSOR),
+        learning_rate=0.02,
+        b1=0.8,
+        b2=0.95,
+        eps=1e-3,
+        eps_root=0.0,
+        weight_decay=0.25,
+    ),
+    _optax(
+        "lamb_no_decay",
+        (SCALAR, VECTOR, MATRIX),
+        learning_rate=0.05,
+        b1=0.7,
+        b2=0.9,
+        eps=1e-2,
+        eps_root=0.0,
+        weight_decay=0.0,
+    ),
+    _keras(
+        "adam",
+        "Adam",
+        _ADAM,
+        (SCALAR, VECTOR, MATRIX),
+        learning_rate=2**-6,
+        beta_1=0.875,
+        beta_2=0.96875,
+        epsilon=2**-8,
+        amsgrad=False,
+        weight_decay=None,
+    ),
+    _keras(
+        "adam_amsgrad",
+        "Adam",
+        _AMSGRAD,
+        (VECTOR, MATRIX),
+        learning_rate=2**-5,
+        beta_1=0.75,
+        beta_2=0.625,
+        epsilon=2**-6,
+        amsgrad=True,
+        weight_decay=0.25,
+    ),
+    _keras(
+        "adamw",
+        "AdamW",
+        _ADAM,
+        (VECTOR, TENSOR),
+        learning_rate=2**-5,
+        beta_1=0.8125,
+        beta_2=0.9375,
+        epsilon=2**-10,
+        amsgrad=False,
+        weight_decay=0.375,
+    ),
+    _keras(
+        "adamw_float32",
+        "AdamW",
+        _ADAM,
+        (SCALAR, VECTOR, MATRIX),
+        dtype="float32",
+        learning_rate=2**-5,
+        beta_1=0.875,
+        beta_2=0.96875,
+        epsilon=2**-9,
+        amsgrad=False,
+        weight_decay=0.25,
+    ),
+    _keras(
+        "sgd",
+        "SGD",
+        (),
+        (VECTOR, MATRIX),
+        learning_rate=2**-3,
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=0.5,
+    ),
+    _keras(
+        "sgd_momentum",
+        "SGD",
+        ("momentum",),
+        (SCALAR, VECTOR),
+        learning_rate=2**-4,
+        momentum=0.875,
+        nesterov=False,
+        weight_decay=None,
+    ),
+    _keras(
+        "sgd_nesterov",
+        "SGD",
+        ("momentum",),
+        (VECTOR, TENSOR),
+        learning_rate=2**-5,
+        momentum=0.75,
+        nesterov=True,
+        weight_decay=0.625,
+    ),
+    _keras(
+        "sgd_nesterov_float32",
+        "SGD",
+        ("momentum",),
+        (SCALAR, VECTOR, MATRIX),
+        dtype="float32",
+        learning_rate=2**-4,
+        momentum=0.875,
+        nesterov=True,
+        weight_decay=0.25,
+    ),
+    _keras(
+        "lion",
+        "Lion",
+        ("momentum",),
+        (VECTOR, TENSOR),
+        learning_rate=2**-5,
+        beta_1=0.8125,
+        beta_2=0.9375,
+        weight_decay=0.375,
+    ),
+    _keras(
+        "lion_float32",
+        "Lion",
+        ("momentum",),
+        (SCALAR, VECTOR, MATRIX),
+        dtype="float32",
+        learning_rate=2**-6,
+        beta_1=0.875,
+        beta_2=0.96875,
+        weight_decay=0.25,
+    ),
+    # No decay, as Keras' Lamb has it outside of the trust ratio.
+    _keras(
+        "lamb",
+        "Lamb",
+        _ADAM,
+        (SCALAR, VECTOR, MATRIX),
+        learning_rate=2**-5,
+        beta_1=0.8125,
+        beta_2=0.9375,
+        epsilon=2**-9,
+        weight_decay=None,
+    ),
+)
+
+
+def make_inputs(recording):
+    """Makes the initial weights and the gradients of all variables.
+
+    Magnitudes of gradients are from 1e-6 to 1e4: each element has its own scale, so that small
+    ones are not lost beside large ones, from which it departs by up to a factor 10 at each step.
+    Values are rounded to float32, so that all precisions start from the same.
+    """
+    rng = np.random.default_rng(list(recording.name.encode()))
+    initial, gradients = [], []
+    for shape in recording.shapes:
+        # Zero weights are a case of their own for trust ratios, and biases start as that.
+        theta = np.zeros(shape) if shape == VECTOR else rng.normal(size=shape)
+        exponents = rng.uniform(-5, 3, size=shape) + rng.uniform(-1, 1, size=(STEPS, *shape))
+        g = rng.choice([-1.0, 1.0], size=exponents.shape) * 10**exponents
+        g[rng.random(g.shape) < 0.15] = 0
+        g[STEPS // 2] = 0
+        if shape == SCALAR:
+            g[0] = 0
+        else:
+            g[..., -1].reshape(STEPS, -1)[:, -1] = 0
+        initial.append(theta.astype(np.float32).astype(recording.dtype))
+        gradients.append(g.astype(np.float32).astype(recording.dtype))
+    return initial, list(zip(*gradients, strict=True))
+
+
+def record_torch(recording, initial, gradients):
+    import torch
+
+    parameters = [torch.nn.Parameter(torch.tensor(theta)) for theta in initial]
+    optimizer = getattr(torch.optim, recording.implementation.split(".")[-1])(
+        parameters, **recording.call
+    )
+    convert = {
+        "momentum": lambda state: (
+            state["exp_avg"]
+            if "exp_avg" in state
+            else -recording.call["lr"] * state["momentum_buffer"]
+        ),
+        "velocity": lambda state: state["exp_avg_sq"],
+        "velocity_hat": lambda state: state["max_exp_avg_sq"],
+    }
+    for gs in gradients:
+        for parameter, g in zip(parameters, gs, strict=True):
+            parameter.grad = torch.tensor(g)
+        optimizer.step()
+        slots = [
+            [convert[slot](optimizer.state[parameter]).numpy() for parameter in parameters]
+            for slot in recording.slots
+        ]
+        yield [parameter.detach().numpy() for parameter in parameters], slots
+
+
+def record_optax(recording, initial, gradients):
+    import jax
+    import optax
+
+    jax.config.update("jax_enable_x64", True)
+    optimizer = getattr(optax, recording.implementation.split(".")[-1])(**recording.call)
+    thetas = [jax.numpy.asarray(theta) for theta in initial]
+    state = optimizer.init(thetas)
+    for gs in gradients:
+        updates, state = optimizer.update([jax.numpy.asarray(g) for g in gs], state, thetas)
+        thetas = optax.apply_updates(thetas, updates)
+        # The first transformation of the chain is the one which has the averages.
+        slots = [
+            getattr(state[0], {"momentum": "mu", "velocity": "nu"}[slot])
+            for slot in recording.slots
+        ]
+        yield thetas, slots
+
+
+def record_keras(recording, initial, gradients):
+    import keras
+
+    # The type of the learning rate, whatever the type of the weights.
+    keras.config.set_floatx(recording.dtype)
+    variables = [keras.Variable(theta, dtype=recording.dtype) for theta in initial]
+    optimizer = getattr(keras.optimizers, recording.implementation.split(".")[-1])(**recording.call)
+    optimizer.build(variables)
+    slot_variables = [
+        [variable for variable in optimizer.variables if variable.name.endswith(f"_{slot}")]
+        for slot in recording.slots
+    ]
+    assert all(len(slots) == len(variables) for slots in slot_variables)
+    for gs in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gs], variables)
+        yield (
+            [variable.numpy() for variable in variables],
+            [[slot.numpy() for slot in slots] for slots in slot_variables],
+        )
+
+
+def _flat(arrays, dtype):
+    arrays = [np.asarray(array) for array in arrays]
+    # A silent fall to a lower precision would pass for a disagreement later on.
+    assert all(array.dtype == dtype for array in arrays), [array.dtype for array in arrays]
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+def _version(source):
+    if source == "keras":
+        import keras
+        import tensorflow as tf
+
+        assert keras.backend.backend() == "tensorflow"
+        return f"keras {keras.__version__}, tensorflow {tf.__version__}"
+    if source == "optax":
+        import jax
+        import optax
+
+        return f"optax {optax.__version__}, jax {jax.__version__}"
+    import torch
+
+    return f"torch {torch.__version__}"
+
+
+def record(recording):
+    """Makes a recording and writes its file."""
+    initial, gradients = make_inputs(recording)
+    run = globals()[f"record_{recording.source}"]
+    weights, slots = [], []
+    for step_weights, step_slots in run(recording, initial, gradients):
+        weights.append(_flat(step_weights, recording.dtype))
+        slots.append([_flat(slot, recording.dtype) for slot in step_slots])
+    size = weights[0].size
+    call = [f"{name}={value!r}" for name, value in recording.call.items()]
+    if recording.source == "torch":
+        call.insert(0, "params")
+    metadata = dataclasses.asdict(recording) | {
+        "call": f"{recording.implementation}({', '.join(call)})",
+        "version": _version(recording.source),
+        "command": f"python tests/record_trajectories.py {recording.source}",
+    }
+    np.savez_compressed(
+        DIRECTORY / f"{recording.name}.npz",
+        initial=_flat(initial, recording.dtype).astype(np.float32),
+        gradients=np.stack([_flat(g, recording.dtype) for g in gradients]).astype(np.float32),
+        weights=np.stack(weights),
+        slots=np.moveaxis(
+            np.reshape(slots, (STEPS, len(recording.slots), size)).astype(recording.dtype), 1, 0
+        ),
+        metadata=json.dumps(metadata, indent=1),
+    )
+
+
+def load(path):
+    """Loads a recording.
+
+    Returns:
+        The metadata, a dictionary, and a list with a dictionary for each variable, which has
+        "initial" (without the axis of steps), "gradients", "weights", and "slots", a dictionary
+        from the slots' names. The inputs are of the recording's precision.
+    """
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    metadata = json.loads(arrays["metadata"].item())
+    variables = []
+    start = 0
+    for shape in metadata["shapes"]:
+        stop = start + int(np.prod(shape, dtype=int))
+
+        def take(array, start=start, stop=stop, shape=shape):
+            part = array[..., start:stop]
+            return part.reshape((*part.shape[:-1], *shape)).astype(metadata["dtype"])
+
+        variables.append(
+            {
+                "initial": take(arrays["initial"]),
+                "gradients": take(arrays["gradients"]),
+                "weights": take(arrays["weights"]),
+                "slots": dict(zip(metadata["slots"], take(arrays["slots"]), strict=True)),
+            }
+        )
+        start = stop
+    return metadata, variables
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", choices=("torch", "optax", "keras"))
+    source = parser.parse_args().source
+    # Before anything imports Keras, which reads it once.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    DIRECTORY.mkdir(exist_ok=True)
+    for recording in RECORDINGS:
+        if recording.source == source:
+            record(recording)
+
+
+if __name__ == "__main__":
+    main()

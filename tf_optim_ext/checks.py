@@ -1,0 +1,198 @@
+"""Checks of what users hand over: clear errors, raised before anything changes."""
+
+import math
+import numbers
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from tf_optim_ext import compat
+
+
+class Range:
+    """An interval of allowed values, written as in mathematics: `"[0, 1)"`."""
+
+    def __init__(self, text):
+        low, high = text[1:-1].split(",")
+        if text[0] not in "[(" or text[-1] not in "])":
+            raise ValueError(f"Not an interval: {text!r}")
+        self._text = text
+        self._low, self._high = float(low), float(high)
+
+    def __contains__(self, value):
+        above = value > self._low or (value == self._low and self._text[0] == "[")
+        below = value < self._high or (value == self._high and self._text[-1] == "]")
+        return above and below
+
+    def __str__(self):
+        return self._text
+
+
+def number(owner, name, value, interval):
+    """Returns a hyperparameter as a Python float.
+
+    Raises:
+        ValueError: it is no number, or outside of `interval`.
+    """
+    allowed = Range(interval)
+    try:
+        if isinstance(value, (str, bytes, bool)):
+            raise TypeError
+        result = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{owner}: `{name}` must be a number in {allowed}. Received: {name}={value!r}"
+        ) from None
+    if math.isnan(result) or result not in allowed:
+        raise ValueError(f"{owner}: `{name}` must be in {allowed}. Received: {name}={value!r}")
+    return result
+
+
+def whole_number(owner, name, value, lowest):
+    """Returns an argument that counts something as a Python int, or raises `ValueError`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < lowest:
+        raise ValueError(
+            f"{owner}: `{name}` must be an integer >= {lowest}. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def boolean(owner, name, value):
+    """Returns a flag as a Python bool, or raises `ValueError`."""
+    if not isinstance(value, (bool, np.bool_)) and value not in (0, 1):
+        raise ValueError(f"{owner}: `{name}` must be True or False. Received: {name}={value!r}")
+    return bool(value)
+
+
+def is_variable(x):
+    return isinstance(x, (tf.keras.Variable, tf.Variable)) or (
+        tf.is_tensor(x) and hasattr(x, "handle") and hasattr(x, "assign")
+    )
+
+
+def name_of(variable):
+    """What a message calls a variable: its path, or its name."""
+    return getattr(variable, "path", None) or getattr(variable, "name", repr(variable))
+
+
+def pairs(grads_and_vars):
+    """Splits `grads_and_vars` into gradients and variables.
+
+    Raises:
+        TypeError: it is not an iterable of pairs.
+    """
+    expected = "an iterable of (gradient, variable) pairs, such as zip(gradients, variables)"
+    try:
+        elements = list(grads_and_vars)
+    except TypeError:
+        raise TypeError(
+            f"`grads_and_vars` must be {expected}. Received: {grads_and_vars!r}"
+        ) from None
+    for element in elements:
+        if not isinstance(element, (tuple, list)) or len(element) != 2:
+            raise TypeError(
+                f"`grads_and_vars` must be {expected}. Received the element {_short(element)}"
+            )
+    return [g for g, _ in elements], [v for _, v in elements]
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def variables(values, key):
+    """Checks that all are variables and none occurs twice.
+
+    Args:
+        values: list of what should be variables.
+        key: function that identifies a variable.
+    """
+    seen = set()
+    for value in values:
+        if not is_variable(value):
+            raise TypeError(
+                "The second element of each pair must be a `keras.Variable` or `tf.Variable`. "
+                f"Received: {_short(value)} of type {type(value).__name__}"
+            )
+        dtype = tf.as_dtype(value.dtype)
+        if not dtype.is_floating:
+            raise TypeError(
+                f"Only variables of a floating-point dtype can be optimized. {name_of(value)!r} "
+                f"has dtype {dtype.name}."
+            )
+        if key(value) in seen:
+            raise ValueError(
+                f"The variable {name_of(value)!r} was given twice. Add its gradients and give it "
+                "once."
+            )
+        seen.add(key(value))
+
+
+def present_gradients(gradients, variables):
+    """Leaves out the variables whose gradient is None.
+
+    Raises:
+        ValueError: all are None.
+    """
+    missing = [name_of(v) for g, v in zip(gradients, variables) if g is None]
+    if len(missing) == len(gradients):
+        raise ValueError(
+            f"No gradients provided for any variable: {missing}. Does the loss depend on them, and "
+            "was it computed under the `tf.GradientTape`?"
+        )
+    if missing:
+        warnings.warn(
+            f"Gradients do not exist for variables {missing}; the others are updated. If you use "
+            "`model.compile()`, did you forget the `loss` argument?",
+            stacklevel=4,
+        )
+    kept = [(g, v) for g, v in zip(gradients, variables) if g is not None]
+    return [g for g, _ in kept], [v for _, v in kept]
+
+
+def gradient(value, variable):
+    """Returns a gradient as a tensor or `tf.IndexedSlices` that fits its variable.
+
+    Raises:
+        TypeError: its dtype is not floating-point.
+        ValueError: its shape is not the variable's.
+    """
+    sparse = isinstance(value, tf.IndexedSlices)
+    if not sparse and not tf.is_tensor(value):
+        value = tf.convert_to_tensor(compat.tensorflow_variable(value))
+    if not value.dtype.is_floating:
+        raise TypeError(
+            f"The gradient of {name_of(variable)!r} must have a floating-point dtype. "
+            f"Received: {value.dtype.name}"
+        )
+    shape = value.values.shape[1:] if sparse else value.shape
+    expected = variable.shape[1:] if sparse else variable.shape
+    if not shape.is_compatible_with(expected) or (sparse and not variable.shape.rank):
+        what = "Each row of the sparse gradient" if sparse else "The gradient"
+        raise ValueError(
+            f"{what} of {name_of(variable)!r} has shape {tuple(shape)}, but the variable has shape "
+            f"{tuple(variable.shape)}."
+        )
+    return value
+
+
+def sparse_indices(slices, variable):
+    """An assertion that all indices of a sparse gradient are rows of its variable.
+
+    Inside XLA there are no assertions; nothing is written for indices out of range there.
+    """
+    rows = variable.shape[0]
+    indices = slices.indices
+    message = (
+        f"The sparse gradient of {name_of(variable)!r} has indices outside of its {rows} rows, "
+        f"[0, {rows})."
+    )
+    inside = tf.reduce_all((indices >= 0) & (indices < rows))
+    if tf.executing_eagerly():
+        if not inside:
+            bad = tf.boolean_mask(indices, (indices < 0) | (indices >= rows))
+            raise ValueError(f"{message} Received: {bad.numpy()[:10].tolist()}")
+        return tf.no_op()
+    return tf.debugging.Assert(inside, [message, indices], summarize=10)

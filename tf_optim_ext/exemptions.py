@@ -1,0 +1,52 @@
+"""Which variables are exempt from weight decay, in a form that survives saving."""
+
+import re
+
+from tf_optim_ext import checks
+
+
+class Exemptions:
+    """A selection of variables by name, by path, or by position among the optimizer's variables.
+
+    Variables themselves cannot be saved, and their paths may differ when a model is made again.
+    Their order does not: once the optimizer is built, a variable is saved as its position.
+    """
+
+    def __init__(self, var_names=(), paths=(), positions=()):
+        self._patterns = list(var_names)
+        self._paths = set(paths)
+        self._positions = set(positions)
+        self._keys = set()
+
+    @classmethod
+    def of(cls, variables, var_names, key):
+        """Selects given variables; `key` identifies a variable."""
+        if isinstance(var_names, str):
+            var_names = [var_names]
+        for pattern in var_names:
+            re.compile(pattern)
+        exemptions = cls(var_names, [checks.name_of(v) for v in variables])
+        exemptions._keys = {key(v) for v in variables}
+        return exemptions
+
+    def __bool__(self):
+        return bool(self._patterns or self._paths or self._positions)
+
+    def cover(self, variable, key, position):
+        """Whether a variable is selected."""
+        if self._keys:
+            selected = key in self._keys
+        elif self._positions:
+            selected = position in self._positions
+        else:
+            selected = checks.name_of(variable) in self._paths
+        names = f"{checks.name_of(variable)} {variable.name}"
+        return selected or any(re.search(pattern, names) for pattern in self._patterns)
+
+    def get_config(self, variables, key):
+        """Constructor arguments; `variables` are those of the optimizer, if it is built."""
+        config = {"var_names": self._patterns}
+        if self._keys and variables:
+            positions = [i for i, v in enumerate(variables) if key(v) in self._keys]
+            return {**config, "positions": positions}
+        return {**config, "paths": sorted(self._paths), "positions": sorted(self._positions)}

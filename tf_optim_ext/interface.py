@@ -1,0 +1,149 @@
+"""The calls of TensorFlow 2.0's optimizers that Keras 3 dropped."""
+
+import tensorflow as tf
+
+from tf_optim_ext import checks
+
+
+class Interface:
+    """Part of `Optimizer`: `minimize`, `get_gradients`, `get_updates`, `add_weight`, `lr`."""
+
+    def minimize(self, loss, var_list, grad_loss=None, name=None, tape=None):
+        """Computes gradients of `loss` and applies them.
+
+        Args:
+            loss: callable without arguments that returns the loss; or a tensor, with its `tape`.
+            var_list: variables to update: a list, a tuple, or a callable that returns one. A
+                callable is called after `loss`, so that a model may create its variables there.
+            grad_loss: tensor of the shape of the loss that weights it.
+            name: ignored; accepted for compatibility.
+            tape: the `tf.GradientTape` under which a tensor `loss` was computed.
+
+        Returns:
+            `iterations`.
+
+        Raises:
+            ValueError: a tensor `loss` without `tape`, or something in `var_list` is no variable.
+        """
+        if not callable(loss) and tape is None:
+            raise ValueError(
+                "`minimize` needs the `tape` under which a tensor `loss` was computed. Otherwise "
+                "give a callable that computes the loss."
+            )
+        if callable(loss):
+            tape = tf.GradientTape() if tape is None else tape
+            with tape:
+                if not callable(var_list):
+                    tape.watch(_variables(var_list))
+                loss = loss()
+        variables = _variables(var_list() if callable(var_list) else var_list)
+        # Scaling what flows back scales every gradient, and needs no op on the tape.
+        weights = tf.ones_like(loss) if grad_loss is None else tf.cast(grad_loss, loss.dtype)
+        gradients = tape.gradient(loss, variables, self.scale_loss(weights))
+        return self.apply_gradients(zip(gradients, variables))
+
+    def get_gradients(self, loss, params):
+        """Symbolic gradients, in a graph or `tf.function`, clipped as the optimizer is configured.
+
+        Args:
+            loss: tensor of the graph.
+            params: list of variables.
+
+        Returns:
+            List of tensors.
+
+        Raises:
+            ValueError: `loss` does not depend on one of `params`.
+            RuntimeError: called eagerly.
+        """
+        if tf.executing_eagerly():
+            raise RuntimeError(
+                "`get_gradients` works in graphs. Use `tf.GradientTape` when executing eagerly."
+            )
+        params = _variables(params)
+        gradients = tf.gradients(loss, params)
+        missing = [checks.name_of(v) for g, v in zip(gradients, params) if g is None]
+        if missing:
+            raise ValueError(f"The loss does not depend on {missing}: their gradient is None.")
+        return self._clip_gradients(gradients)
+
+    def get_updates(self, loss, params):
+        """The update for the gradients of `loss`, as a list of one operation.
+
+        Arguments and errors are those of `get_gradients`.
+        """
+        params = _variables(params)
+        if not tf.executing_eagerly():
+            gradients = tf.gradients(loss, params)
+            missing = [checks.name_of(v) for g, v in zip(gradients, params) if g is None]
+            if missing:
+                raise ValueError(f"The loss does not depend on {missing}: their gradient is None.")
+        else:
+            raise RuntimeError("`get_updates` works in graphs. Use `minimize` instead.")
+        graph = tf.compat.v1.get_default_graph()
+        before = len(graph.get_operations())
+        self.apply_gradients(zip(gradients, params))
+        return [tf.group(*graph.get_operations()[before:])]
+
+    def add_weight(
+        self,
+        name,
+        shape,
+        dtype=None,
+        initializer="zeros",
+        trainable=None,
+        synchronization=tf.VariableSynchronization.AUTO,
+        aggregation=tf.VariableAggregation.NONE,
+    ):
+        """Adds an optimizer variable that belongs to no variable of the model.
+
+        Args:
+            name: name of the variable.
+            shape: tuple of integers.
+            dtype: dtype or its name; default: `keras.config.floatx()`.
+            initializer: a Keras initializer, its name, or a callable (shape, dtype) -> tensor.
+            trainable, synchronization: accepted for compatibility; an optimizer variable is never
+                trainable, and its synchronization follows from its aggregation.
+            aggregation: a `tf.VariableAggregation`.
+
+        Raises:
+            ValueError: bad shape or dtype.
+        """
+        try:
+            shape = tuple(int(size) for size in tf.TensorShape(shape))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"The shape of an optimizer variable must be fully defined. Received: {shape!r}"
+            ) from None
+        if dtype is not None:
+            try:
+                dtype = tf.as_dtype(dtype).name
+            except TypeError:
+                raise ValueError(f"Not a dtype: {dtype!r}") from None
+        return self.add_variable(
+            shape,
+            initializer=initializer,
+            dtype=dtype,
+            aggregation=tf.VariableAggregation(aggregation).name.lower(),
+            name=name,
+        )
+
+    @property
+    def lr(self):
+        """Same as `learning_rate`."""
+        return self.learning_rate
+
+    @lr.setter
+    def lr(self, value):
+        self.learning_rate = value
+
+
+def _variables(values):
+    values = list(values) if isinstance(values, (list, tuple)) else [values]
+    for value in values:
+        if not checks.is_variable(value):
+            raise ValueError(
+                "`var_list` must hold `keras.Variable`s or `tf.Variable`s. "
+                f"Received: {value!r} of type {type(value).__name__}"
+            )
+    return values

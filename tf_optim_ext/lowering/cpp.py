@@ -1,0 +1,279 @@
+"""C++ source of the native kernels, written from traced rules when the package is built.
+
+`python -m tf_optim_ext.lowering.cpp AdamW` prints what is emitted for an optimizer.
+
+A program becomes one function per pass over memory, with one loop over the elements that the
+compiler vectorises, and one function per pass that computes, in double, the scalars the loop needs.
+The frame around them (formats, threads, order of reductions) is `native/driver.h`.
+"""
+
+import sys
+
+from tf_optim_ext import rule
+
+FLOAT_OPERATIONS = {
+    "add": "({} + {})",
+    "subtract": "({} - {})",
+    "multiply": "({} * {})",
+    "divide": "({} / {})",
+    "power": "powf({}, {})",
+    "negative": "(-{})",
+    "sqrt": "__builtin_sqrtf({})",
+    "absolute": "__builtin_fabsf({})",
+    "sign": "sign({})",
+    "exp": "expf({})",
+    "log": "logf({})",
+    "minimum": "minimum({}, {})",
+    "maximum": "maximum({}, {})",
+    "less": "({} < {})",
+    "less_equal": "({} <= {})",
+    "greater": "({} > {})",
+    "greater_equal": "({} >= {})",
+    "equal": "({} == {})",
+    "not_equal": "({} != {})",
+    "where": "({} ? {} : {})",
+}
+DOUBLE_OPERATIONS = {
+    **FLOAT_OPERATIONS,
+    "power": "pow({}, {})",
+    "sqrt": "sqrt({})",
+    "absolute": "fabs({})",
+    "exp": "exp({})",
+    "log": "log({})",
+}
+STRIP_REDUCTIONS = {"reduce_sum": "strip_sum", "reduce_max": "strip_max"}
+MAX_ARRAYS = 16  # kMaxArrays in native/kernel.h
+COMBINE = {"reduce_sum": "kSum", "reduce_max": "kMax"}
+
+
+def kernel_name(program):
+    return f"rule_{program.fingerprint}"
+
+
+def _literal(value, suffix):
+    if value != value:
+        return "NAN"
+    if value in (float("inf"), float("-inf")):
+        return "INFINITY" if value > 0 else "(-INFINITY)"
+    return repr(value) + suffix if value >= 0 else f"({value!r}{suffix})"
+
+
+class _Body:
+    """The statements of one function: shared nodes get a name, others are written in place."""
+
+    def __init__(self, program, ctype, operations, leaves):
+        self._program = program
+        self._ctype = ctype
+        self._operations = operations
+        self._names = dict(leaves)
+        self.statements = []
+
+    def write(self, indices, shared):
+        for i in indices:
+            if i not in self._names and i in shared:
+                node = self._program.nodes[i]
+                text = self._inline(i)
+                self._names[i] = f"t{i}"
+                ctype = "bool" if node.is_condition else self._ctype
+                self.statements.append(f"const {ctype} t{i} = {text};")
+
+    def expression(self, i):
+        return self._names[i] if i in self._names else self._inline(i)
+
+    def _inline(self, i):
+        node = self._program.nodes[i]
+        if node.op == "constant":
+            return _literal(node.data, "f" if self._ctype == "float" else "")
+        return self._operations[node.op].format(*(self.expression(a) for a in node.args))
+
+
+def _shared(program, indices, roots):
+    """The nodes among `indices` that are used more than once."""
+    uses = list(roots)
+    for i in indices:
+        uses.extend(program.nodes[i].args)
+    return {i for i in indices if uses.count(i) > 1 and program.nodes[i].op != "constant"}
+
+
+def _handed_over(program, stage):
+    """Scalars that the loop of a pass needs, in the order in which they are handed over."""
+    found = []
+    for i in program.needed(program.roots(stage)):
+        for arg in program.nodes[i].args:
+            node = program.nodes[arg]
+            if not node.tensor and node.op != "constant" and arg not in found:
+                found.append(arg)
+    return found
+
+
+def _scalar_cone(program, roots):
+    found, todo = set(), list(roots)
+    while todo:
+        i = todo.pop()
+        if i not in found:
+            found.add(i)
+            if program.nodes[i].op not in rule.REDUCTIONS:
+                todo.extend(program.nodes[i].args)
+    return sorted(found)
+
+
+def _scalars_function(program, stage):
+    handed = _handed_over(program, stage)
+    cone = _scalar_cone(program, handed)
+    leaves, lines = {}, []
+    reductions = [i for s in range(program.passes) for i in program.reductions(s)]
+    for i in cone:
+        node = program.nodes[i]
+        if node.op == "scalar":
+            leaves[i] = f"h_{node.data}"
+            lines.append(f"const double {leaves[i]} = h[{program.scalars.index(node.data)}];")
+        elif node.op in rule.REDUCTIONS:
+            leaves[i] = f"r[{reductions.index(i)}]"
+    body = _Body(program, "double", DOUBLE_OPERATIONS, leaves)
+    body.write(cone, _shared(program, cone, handed))
+    lines += body.statements
+    for position, i in enumerate(handed):
+        lines.append(f"c[{position}] = static_cast<float>({body.expression(i)});")
+    signature = f"static void scalars{stage}(const double* h, const double* r, float* c)"
+    return _function(signature, ["(void)h, (void)r, (void)c;", *lines])
+
+
+def _array_names(program):
+    return ("w", "g", *program.slots)
+
+
+def _load_lines(program, stage, handed):
+    reads, writes = program.accesses(stage)
+    lines = []
+    for position, name in enumerate(_array_names(program)):
+        if name in reads or name in writes:
+            const = "" if name in writes else "const "
+            lines.append(f"{const}float* __restrict {name}_ = a[{position}];")
+    for position, i in enumerate(handed):
+        if program.nodes[i].is_condition:
+            lines.append(f"const bool {_local_name(program, position, i)} = c[{position}] != 0.0f;")
+        else:
+            lines.append(f"const float {_local_name(program, position, i)} = c[{position}];")
+    return lines
+
+
+def _local_name(program, position, i):
+    node = program.nodes[i]
+    return f"h_{node.data}" if node.op == "scalar" else f"c{position}"
+
+
+def _loop_body(program, stage, handed):
+    needed = program.needed(program.roots(stage))
+    leaves = {i: _local_name(program, position, i) for position, i in enumerate(handed)}
+    loads = []
+    for i in needed:
+        if program.nodes[i].op == "input":
+            name = leaves[i] = program.nodes[i].data
+            loads.append(f"const float {name} = {name}_[i];")
+    body = _Body(program, "float", FLOAT_OPERATIONS, leaves)
+    body.write(needed, _shared(program, needed, program.roots(stage)))
+    return loads, body
+
+
+def _pass_function(program, stage):
+    handed = _handed_over(program, stage)
+    head = ["(void)c, (void)r;", *_load_lines(program, stage, handed)]
+    loads, body = _loop_body(program, stage, handed)
+    signature = (
+        f"static void pass{stage}(const int64_t n, float* const* a, const float* c, double* r)"
+    )
+    if stage == program.passes - 1:
+        stores = [f"{name}_[i] = {body.expression(i)};" for name, i in program.outputs.items()]
+        lines = [*head, "for (int64_t i = 0; i < n; ++i) {"]
+        lines += [f"  {line}" for line in (*loads, *body.statements, *stores)]
+        return _function(signature, [*lines, "}"])
+    reductions = program.reductions(stage)
+    lines = [*head]
+    lines += [f"r[{k}] = 0.0;" for k in range(len(reductions))]
+    lines.append("for (int64_t begin = 0; begin < n; begin += kStrip) {")
+    lines.append("  const int64_t m = n - begin < kStrip ? n - begin : kStrip;")
+    lines += [f"  float x{k}[kStrip];" for k in range(len(reductions))]
+    lines.append("  for (int64_t j = 0; j < m; ++j) {")
+    lines.append("    const int64_t i = begin + j;")
+    lines += [f"    {line}" for line in (*loads, *body.statements)]
+    for k, i in enumerate(reductions):
+        lines.append(f"    x{k}[j] = {body.expression(program.nodes[i].args[0])};")
+    lines.append("  }")
+    for k, i in enumerate(reductions):
+        lines.append(f"  r[{k}] = {STRIP_REDUCTIONS[program.nodes[i].op]}(r[{k}], x{k}, m);")
+    return _function(signature, [*lines, "}"])
+
+
+def _function(signature, lines):
+    return "\n".join([f"{signature} {{", *(f"  {line}" for line in lines), "}"])
+
+
+def _mask(program, names):
+    return sum(1 << i for i, name in enumerate(_array_names(program)) if name in names)
+
+
+def emit_program(program, title):
+    """C++ source of one program: a namespace with its functions and a `Kernel kernel`."""
+    parts, rows = [], []
+    for stage in range(program.passes):
+        parts += [_scalars_function(program, stage), _pass_function(program, stage)]
+        reads, writes = program.accesses(stage)
+        combine = ", ".join(COMBINE[program.nodes[i].op] for i in program.reductions(stage))
+        rows.append(
+            f"    {{scalars{stage}, pass{stage}, {_mask(program, reads):#x}, "
+            f"{_mask(program, writes):#x}, {len(program.reductions(stage))}, {{{combine}}}}},"
+        )
+    if len(_array_names(program)) > MAX_ARRAYS:
+        raise ValueError(f"{title} has more than {MAX_ARRAYS - 2} slots.")
+    name = kernel_name(program)
+    table = "\n".join(["static const Pass passes[] = {", *rows, "};"])
+    kernel = (
+        f'static const Kernel kernel = {{"{name}", {len(program.slots)}, '
+        f"{len(program.hyperparameters)}, {str(program.uses_size).lower()}, "
+        f"{program.passes}, passes}};"
+    )
+    arrays = ", ".join(_array_names(program))
+    scalars = ", ".join(program.scalars)
+    comment = f"// {title}\n// arrays: {arrays}\n// scalars: {scalars}"
+    return "\n\n".join(
+        [f"{comment}\nnamespace {name} {{", *parts, table, kernel, f"}}  // namespace {name}"]
+    )
+
+
+def emit(programs):
+    """C++ source of all kernels.
+
+    Args:
+        programs: list of pairs of a title, for the reader, and a `rule.Program`.
+
+    Returns:
+        The text of a source file, to be compiled once per instruction set.
+    """
+    titles, unique = {}, {}
+    for title, program in programs:
+        titles.setdefault(program.fingerprint, []).append(title)
+        unique[program.fingerprint] = program
+    parts = [
+        "// Generated from the rules in Python by tf_optim_ext/lowering/cpp.py.",
+        '#include "kernel_frame.h"\n\nnamespace tf_optim_ext {\nnamespace TF_OPTIM_EXT_ISA {',
+    ]
+    parts += [emit_program(p, ", ".join(titles[key])) for key, p in unique.items()]
+    pointers = "\n".join(f"    &{kernel_name(p)}::kernel," for p in unique.values())
+    parts.append(f"static const Kernel* const kernels[] = {{\n{pointers}\n}};")
+    parts.append(
+        f"extern const Table table = {{{len(unique)}, kernels, load, store, sum_of_squares, stream}};\n\n"
+        "}  // namespace TF_OPTIM_EXT_ISA\n}  // namespace tf_optim_ext"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def main(names):
+    from tf_optim_ext import programs
+
+    for title, program in programs.all_programs():
+        if not names or title.split("(")[0] in names:
+            print(emit_program(program, title), end="\n\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,55 @@
+"""The numbers of one step, as the lowerings take them."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass
+class Scalars:
+    """The numbers of one step over a list of variables.
+
+    Attributes:
+        step: int64 scalar, Python number or tensor; counts from 1.
+        learning_rate: Python float, or scalar tensor of float32 or float64.
+        gradient_scale: factor of all gradients: Python float, or float64 tensor with one element
+            or one for each variable.
+        hyperparameters: dict from name to a float, or to a list with a float for each variable.
+    """
+
+    step: object
+    learning_rate: object
+    gradient_scale: object
+    hyperparameters: dict
+
+    def rows(self, program):
+        """Hyperparameters of a program: float64 array of shape [1 or variables, names]."""
+        columns = [self.hyperparameters[name] for name in program.hyperparameters]
+        count = max([1, *(len(c) for c in columns if isinstance(c, list))])
+        rows = np.empty((count, len(columns)), np.float64)
+        for k, column in enumerate(columns):
+            rows[:, k] = column
+        return rows
+
+    def of_variable(self, program, i):
+        """What a program calls `h`, for variable number `i`; lacks the variable's size."""
+        scale = self.gradient_scale
+        if tf.is_tensor(scale) and scale.shape.rank == 1:
+            scale = scale[i]
+        values = {"step": self.step, "learning_rate": self.learning_rate, "gradient_scale": scale}
+        for name in program.hyperparameters:
+            value = self.hyperparameters[name]
+            values[name] = value[i] if isinstance(value, list) else value
+        return values
+
+    def subset(self, indices):
+        """The numbers for some of the variables."""
+        scale = self.gradient_scale
+        if tf.is_tensor(scale) and scale.shape.rank == 1:
+            scale = tf.gather(scale, indices)
+        hyperparameters = {
+            name: [value[i] for i in indices] if isinstance(value, list) else value
+            for name, value in self.hyperparameters.items()
+        }
+        return Scalars(self.step, self.learning_rate, scale, hyperparameters)

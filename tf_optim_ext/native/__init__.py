@@ -1,0 +1,179 @@
+"""The native library: loading it, and calling its ops.
+
+The environment variable `TF_OPTIM_EXT_NATIVE` chooses the instruction set (`baseline`, `avx2`,
+`avx512`) or none (`off`). By default the best one that the processor has is used.
+"""
+
+import ctypes
+import functools
+import json
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from tf_optim_ext.native.build import LIBRARY, REPORT
+
+HERE = pathlib.Path(__file__).parent
+VARIABLE = "TF_OPTIM_EXT_NATIVE"
+BEST_FIRST = ("avx512", "avx2", "baseline")
+FORMATS = (tf.float32, tf.bfloat16, tf.float16)
+
+
+class _Library:
+    """The loaded library."""
+
+    def __init__(self, path):
+        self.ops = tf.load_op_library(str(path))
+        self._functions = ctypes.CDLL(str(path))
+        self._functions.tf_optim_ext_kernel.restype = ctypes.c_char_p
+        self._functions.tf_optim_ext_stream.restype = ctypes.c_double
+        count = self._functions.tf_optim_ext_kernels()
+        self.kernels = frozenset(
+            self._functions.tf_optim_ext_kernel(i).decode() for i in range(count)
+        )
+        self.instruction_set = None
+
+    def use(self, instruction_set):
+        """Switches to an instruction set; returns whether that was possible."""
+        if not self._functions.tf_optim_ext_use(instruction_set.encode()):
+            return False
+        self.instruction_set = instruction_set
+        return True
+
+    def stream(self, pointers, read, size, threads):
+        array = (ctypes.c_void_p * len(pointers))(*pointers)
+        return self._functions.tf_optim_ext_stream(
+            len(pointers), array, ctypes.c_void_p(read), ctypes.c_int64(size), threads
+        )
+
+
+def _load():
+    """Returns the library or None, and why it is None."""
+    wanted = os.environ.get(VARIABLE, "").strip().lower()
+    if wanted in ("off", "0", "none"):
+        return None, f"{VARIABLE}={os.environ[VARIABLE]}"
+    if wanted and wanted not in BEST_FIRST:
+        return None, f"{VARIABLE}={wanted} is unknown; allowed are off, {', '.join(BEST_FIRST)}"
+    try:
+        report = json.loads((HERE / REPORT).read_text())
+    except FileNotFoundError:
+        return None, "library not built: run `python -m tf_optim_ext.native`"
+    if report["error"]:
+        return None, f"library not built: {report['error']}"
+    if report["tensorflow"].split(".")[:2] != tf.__version__.split(".")[:2]:
+        return None, (
+            f"library built for TensorFlow {report['tensorflow']}, this is {tf.__version__}; "
+            "reinstall tf_optim_ext"
+        )
+    try:
+        library = _Library(HERE / LIBRARY)
+    except (tf.errors.OpError, OSError, AttributeError) as error:
+        return None, f"library does not load: {str(error).splitlines()[0]}"
+    for instruction_set in [wanted] if wanted else BEST_FIRST:
+        if library.use(instruction_set):
+            return library, None
+    return None, f"{VARIABLE}={wanted}: this processor lacks it or it was not built"
+
+
+@functools.cache
+def _loaded():
+    return _load()
+
+
+def why_not():
+    """Why the native library is not in use, or None if it is."""
+    return _loaded()[1]
+
+
+def instruction_set():
+    """`"baseline"`, `"avx2"` or `"avx512"`; None without the native library."""
+    library = _loaded()[0]
+    return library.instruction_set if library else None
+
+
+def _library():
+    library, reason = _loaded()
+    if library is None:
+        raise RuntimeError(f"The native library is not in use: {reason}")
+    return library
+
+
+def use(instruction_set):
+    """Switches to another instruction set, for all optimizers of the process.
+
+    Args:
+        instruction_set: `"baseline"`, `"avx2"` or `"avx512"`.
+
+    Raises:
+        ValueError: this processor lacks it or it was not built.
+        RuntimeError: there is no native library.
+    """
+    if not _library().use(instruction_set):
+        raise ValueError(
+            f"This processor or this library lacks {instruction_set!r}. "
+            f"In use: {_library().instruction_set!r}"
+        )
+
+
+def has(program):
+    """Whether the library holds a kernel for a `rule.Program`."""
+    library = _loaded()[0]
+    return library is not None and f"rule_{program.fingerprint}" in library.kernels
+
+
+def step(program, weights, gradients, slots, scalars):
+    """Runs a program on all variables in one op.
+
+    Args:
+        program: a `rule.Program` for which `has` holds.
+        weights: handles of the variables.
+        gradients: dense tensors.
+        slots: for each slot of the program, in order, the handles of its variables.
+        scalars: a `lowering.Scalars`.
+    """
+    _library().ops.tf_optim_ext_step(
+        weights=weights,
+        slots=[handle for handles in slots for handle in handles],
+        gradients=gradients,
+        step=scalars.step,
+        learning_rate=scalars.learning_rate,
+        gradient_scale=scalars.gradient_scale,
+        hyperparameters=scalars.rows(program),
+        rule=f"rule_{program.fingerprint}",
+    )
+
+
+def squared_norms(gradients):
+    """Sums of squares of dense tensors: a float64 tensor with one element for each."""
+    return _library().ops.tf_optim_ext_squared_norms(gradients=gradients)
+
+
+def stream(arrays_in_out, reads, threads=1):
+    """Times a plain loop over memory, the limit that a step can be compared with.
+
+    Args:
+        arrays_in_out: 1 to 4 float32 arrays of one size; what the loop reads and writes.
+        reads: list of one float32 array of that size; the loop adds it to the others.
+        threads: how many threads share the work.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValueError: the arrays do not fit this description.
+        RuntimeError: there is no native library.
+    """
+    arrays = [*arrays_in_out, *reads]
+    fits = len(reads) == 1 and 1 <= len(arrays_in_out) <= 4 and threads >= 1
+    for array in arrays:
+        fits = fits and isinstance(array, np.ndarray) and array.dtype == np.float32
+        fits = fits and array.flags.c_contiguous and array.size == arrays[0].size
+    if not fits or not all(a.flags.writeable for a in arrays_in_out):
+        raise ValueError(
+            "`stream` needs 1 to 4 writable float32 arrays, a list with one more of the same size, "
+            "and at least one thread."
+        )
+    pointers = [array.ctypes.data for array in arrays]
+    return _library().stream(pointers[:-1], pointers[-1], arrays[0].size, threads)

@@ -1,0 +1,139 @@
+"""Builds the native library: `python -m tf_optim_ext.native` or, for users, `pip install`.
+
+The kernels are generated from the rules and compiled once per instruction set. Only they get that
+instruction set's flags: files that include TensorFlow's headers must not, because inline functions
+from there would be shared with the rest of the process.
+
+Environment variables: `CXX` (compiler, default `c++`), `TF_OPTIM_EXT_SANITIZE` (for example
+`address,undefined`; for tests of the library itself).
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+LIBRARY = "libtf_optim_ext.so"
+REPORT = "build.json"
+
+# Without errno and traps the compiler may vectorise sqrt; without -ffast-math infinities, NaN and
+# the order of additions stay as written.
+KERNEL_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+INSTRUCTION_SETS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma", "-mf16c"],
+}
+
+
+class BuildError(Exception):
+    """The library could not be built; the message says why, for the user."""
+
+
+def _run(command):
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        tail = "\n".join(result.stderr.strip().splitlines()[-20:])
+        raise BuildError(f"`{' '.join(command[:1])}` failed with code {result.returncode}:\n{tail}")
+    return result.stdout
+
+
+def find_compiler():
+    """The C++ compiler as a list of words."""
+    words = os.environ.get("CXX", "").split() or ["c++"]
+    if shutil.which(words[0]) is None and not os.environ.get("CXX"):
+        words = ["g++"]
+    if shutil.which(words[0]) is None:
+        raise BuildError(f"no C++ compiler: {words[0]} not found")
+    return words
+
+
+def generate():
+    """C++ source of all kernels."""
+    from tf_optim_ext import programs
+    from tf_optim_ext.lowering import cpp
+
+    return cpp.emit(programs.all_programs())
+
+
+def instruction_sets():
+    """Names of the instruction sets that make sense on this machine's architecture."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return list(INSTRUCTION_SETS) if x86 else ["baseline"]
+
+
+def compile_commands(compiler, kernels, folder, tensorflow_flags):
+    """Commands that compile the objects of the library, and the objects."""
+    common = [*compiler, "-std=c++17", "-fPIC", "-fvisibility=hidden", f"-I{HERE}"]
+    sanitizers = os.environ.get("TF_OPTIM_EXT_SANITIZE")
+    if sanitizers:
+        common += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g"]
+    x86 = ["-DTF_OPTIM_EXT_X86"] if len(instruction_sets()) > 1 else []
+    commands, objects = [], []
+
+    def add(source, name, flags):
+        objects.append(str(folder / f"{name}.o"))
+        commands.append([*common, *flags, "-c", str(source), "-o", objects[-1]])
+
+    if tensorflow_flags is not None:
+        add(HERE / "op.cc", "op", ["-O2", "-w", *tensorflow_flags])
+    add(HERE / "driver.cc", "driver", ["-O2", "-Wall", "-Wextra", *x86])
+    for name in instruction_sets():
+        define = f"-DTF_OPTIM_EXT_ISA={name}"
+        warnings = ["-Wall", "-Wextra", "-Wno-unused"]
+        add(kernels, name, [*KERNEL_FLAGS, *INSTRUCTION_SETS[name], *warnings, define])
+    return commands, objects
+
+
+def build(target):
+    """Builds the library into the folder `target`.
+
+    Raises:
+        BuildError: with the reason.
+    """
+    compiler = find_compiler()
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise BuildError(f"TensorFlow's headers are needed: {error}") from error
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        kernels = folder / "kernels.cc"
+        kernels.write_text(generate())
+        commands, objects = compile_commands(
+            compiler, kernels, folder, tf.sysconfig.get_compile_flags()
+        )
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))
+        link = [*compiler, "-shared", "-o", str(pathlib.Path(target) / LIBRARY), *objects]
+        sanitizers = os.environ.get("TF_OPTIM_EXT_SANITIZE")
+        if sanitizers:
+            link.append(f"-fsanitize={sanitizers}")
+        _run([*link, *tf.sysconfig.get_link_flags(), "-lpthread"])
+    return {
+        "tensorflow": tf.__version__,
+        "compiler": _run([*compiler, "--version"]).splitlines()[0],
+        "instruction_sets": instruction_sets(),
+    }
+
+
+def build_or_report(target):
+    """Builds into `target` and leaves a report there; without a library if that fails.
+
+    Returns:
+        The reason why there is no library, or None.
+    """
+    target = pathlib.Path(target)
+    (target / LIBRARY).unlink(missing_ok=True)
+    try:
+        report = {"error": None, **build(target)}
+    except BuildError as error:
+        report = {"error": str(error)}
+    (target / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    return report["error"]
+

@@ -1,0 +1,49 @@
+// Runs a kernel over many variables: cuts the work by bytes, converts formats, orders reductions.
+// Plain C++ without TensorFlow, so that it can be tested alone and under sanitizers.
+#ifndef TF_OPTIM_EXT_NATIVE_DRIVER_H_
+#define TF_OPTIM_EXT_NATIVE_DRIVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernel.h"
+
+namespace tf_optim_ext {
+
+struct Array {
+  void* data;
+  Format format;
+};
+
+// One variable of a step.
+struct Variable {
+  int64_t size;         // elements of each array
+  const Array* arrays;  // weights, gradient, slots
+  const double* h;      // the step's scalars; h[kSize] is set by the driver
+};
+
+// Calls `run` on ranges that together cover [0, count), possibly from several threads at once.
+// `bytes` is what one unit moves, on average.
+using ParallelFor = std::function<void(int64_t count, int64_t bytes,
+                                       const std::function<void(int64_t, int64_t)>& run)>;
+
+// Updates all variables. The result depends on neither the threads nor the other variables.
+void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& variables,
+         const ParallelFor& parallel_for);
+
+// Sums of squares of arrays, each in an order that depends on its size alone.
+void SquaredNorms(const Table& table, const std::vector<Array>& arrays,
+                  const std::vector<int64_t>& sizes, double* norms,
+                  const ParallelFor& parallel_for);
+
+// The table of an instruction set ("baseline", "avx2", "avx512"), or null if it was not built or
+// this processor lacks it.
+const Table* FindTable(const std::string& instruction_set);
+
+const Kernel* FindKernel(const Table& table, const std::string& name);
+
+}  // namespace tf_optim_ext
+
+#endif  // TF_OPTIM_EXT_NATIVE_DRIVER_H_

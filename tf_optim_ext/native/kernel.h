@@ -1,0 +1,56 @@
+// What a generated kernel looks like from outside. Plain C++ without TensorFlow.
+#ifndef TF_OPTIM_EXT_NATIVE_KERNEL_H_
+#define TF_OPTIM_EXT_NATIVE_KERNEL_H_
+
+#include <stdint.h>
+
+namespace tf_optim_ext {
+
+// How the elements of an array are stored.
+enum Format : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+enum Combine : int { kSum = 0, kMax = 1 };
+
+// The first of the step's scalars; a rule's hyperparameters follow.
+enum Reserved : int { kStep, kLearningRate, kGradientScale, kSize, kReserved };
+
+constexpr int kMaxArrays = 16;     // weights, gradient and slots of a rule
+constexpr int kMaxScalars = 64;    // that a pass hands to its loop
+constexpr int kMaxReductions = 8;  // of one pass, and of all passes together
+
+// One pass over memory. Arrays are numbered: weights 0, gradient 1, slots from 2.
+struct Pass {
+  // Computes the scalars of the loop from the step's scalars `h` and the reductions `r` so far.
+  void (*scalars)(const double* h, const double* r, float* c);
+  // Runs over n elements; writes its own reductions over them to `r`.
+  void (*run)(int64_t n, float* const* arrays, const float* c, double* r);
+  uint32_t reads;   // bit i: array i
+  uint32_t writes;  // bit i: array i
+  int reductions;
+  Combine combine[kMaxReductions];
+};
+
+struct Kernel {
+  const char* name;
+  int slots;
+  int hyperparameters;
+  bool uses_size;  // the scalars depend on the number of elements
+  int passes;
+  const Pass* pass;
+};
+
+// All kernels and conversions, compiled for one instruction set.
+struct Table {
+  int count;
+  const Kernel* const* kernels;
+  // Conversion between a 16-bit format and float32; stores round to nearest even.
+  void (*load)(Format format, const uint16_t* from, float* to, int64_t n);
+  void (*store)(Format format, const float* from, uint16_t* to, int64_t n);
+  double (*sum_of_squares)(const float* x, int64_t n);
+  // Adds g to each of `count` (1 to 4) arrays, in one pass: the memory limit to compare with.
+  void (*stream)(int count, float* const* arrays, const float* g, int64_t n);
+};
+
+}  // namespace tf_optim_ext
+
+#endif  // TF_OPTIM_EXT_NATIVE_KERNEL_H_

@@ -1,0 +1,160 @@
+// What the generated kernels are written in. Included once per instruction set: everything here is
+// `static`, and nothing comes from the C++ library, because an inline function compiled for one
+// instruction set must never be linked into another.
+#ifndef TF_OPTIM_EXT_NATIVE_KERNEL_FRAME_H_
+#define TF_OPTIM_EXT_NATIVE_KERNEL_FRAME_H_
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "kernel.h"
+
+namespace tf_optim_ext {
+namespace TF_OPTIM_EXT_ISA {
+
+template <typename T>
+static inline T sign(T x) {
+  return x > 0 ? T(1) : (x < 0 ? T(-1) : x);
+}
+
+template <typename T>
+static inline T minimum(T x, T y) {
+  return ((x < y) | (x != x)) ? x : y;
+}
+
+template <typename T>
+static inline T maximum(T x, T y) {
+  return ((x > y) | (x != x)) ? x : y;
+}
+
+// Reductions work on strips of this many elements in this many lanes, on every instruction set and
+// for any number of threads: the order of the additions is part of the result.
+constexpr int64_t kStrip = 256;
+constexpr int64_t kLanes = 16;
+
+static inline double strip_sum(double sum, const float* x, int64_t n) {
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += x[i + lane];
+  for (int64_t lane = 0; i + lane < n; ++lane) lanes[lane] += x[i + lane];
+  double strip = 0.0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) strip += static_cast<double>(lanes[lane]);
+  return sum + strip;
+}
+
+static inline double strip_max(double highest, const float* x, int64_t n) {
+  float strip = 0.0f;
+  for (int64_t i = 0; i < n; ++i) strip = maximum(strip, x[i]);
+  return maximum(highest, static_cast<double>(strip));
+}
+
+static inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+static inline float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+static inline float from_bfloat16(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
+
+static inline uint16_t to_bfloat16(float x) {
+  const uint32_t bits = bits_of(x);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const uint32_t quiet_nan = (bits >> 16) | 0x40u;
+  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+}
+
+// The arithmetic below meets no denormal float32, so it holds with denormals flushed, too.
+static inline float from_float16(uint16_t x) {
+  const uint32_t magnitude = static_cast<uint32_t>(x & 0x7fffu) << 13;
+  const uint32_t normal = magnitude + (112u << 23);
+  const uint32_t special = magnitude + (224u << 23);
+  const float denormal = float_of(magnitude + (113u << 23)) - float_of(113u << 23);
+  const uint32_t result = (x & 0x7fffu) >= 0x7c00u  ? special
+                          : (x & 0x7fffu) >= 0x0400u ? normal
+                                                     : bits_of(denormal);
+  return float_of(result | static_cast<uint32_t>(x & 0x8000u) << 16);
+}
+
+static inline uint16_t to_float16(float x) {
+  const uint32_t bits = bits_of(x);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t denormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
+  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const uint32_t result = magnitude >= 0x47800000u   ? special
+                          : magnitude >= 0x38800000u ? normal
+                                                     : denormal;
+  return static_cast<uint16_t>(result | (bits >> 16 & 0x8000u));
+}
+
+static void load(Format format, const uint16_t* __restrict from, float* __restrict to, int64_t n) {
+  int64_t i = 0;
+  if (format == kBFloat16) {
+    for (; i < n; ++i) to[i] = from_bfloat16(from[i]);
+    return;
+  }
+#if defined(__F16C__)
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(to + i,
+                     _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+#endif
+  for (; i < n; ++i) to[i] = from_float16(from[i]);
+}
+
+static void store(Format format, const float* __restrict from, uint16_t* __restrict to, int64_t n) {
+  int64_t i = 0;
+  if (format == kBFloat16) {
+    for (; i < n; ++i) to[i] = to_bfloat16(from[i]);
+    return;
+  }
+#if defined(__F16C__)
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(to + i),
+        _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+  for (; i < n; ++i) to[i] = to_float16(from[i]);
+}
+
+static double sum_of_squares(const float* x, int64_t n) {
+  double sum = 0.0;
+  for (int64_t begin = 0; begin < n; begin += kStrip) {
+    const int64_t m = n - begin < kStrip ? n - begin : kStrip;
+    float squares[kStrip];
+    for (int64_t j = 0; j < m; ++j) squares[j] = x[begin + j] * x[begin + j];
+    sum = strip_sum(sum, squares, m);
+  }
+  return sum;
+}
+
+template <int kCount>
+static void stream_loop(float* const* arrays, const float* g, int64_t n) {
+  float* a[kCount];
+  for (int k = 0; k < kCount; ++k) a[k] = arrays[k];
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i)
+    for (int k = 0; k < kCount; ++k) a[k][i] += g[i];
+}
+
+static void stream(int count, float* const* arrays, const float* g, int64_t n) {
+  if (count == 1) stream_loop<1>(arrays, g, n);
+  if (count == 2) stream_loop<2>(arrays, g, n);
+  if (count == 3) stream_loop<3>(arrays, g, n);
+  if (count == 4) stream_loop<4>(arrays, g, n);
+}
+
+}  // namespace TF_OPTIM_EXT_ISA
+}  // namespace tf_optim_ext
+
+#endif  // TF_OPTIM_EXT_NATIVE_KERNEL_FRAME_H_

@@ -1,0 +1,340 @@
+// The TensorFlow ops: they check everything they are handed, lock the variables and call the driver.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "driver.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+
+namespace tf_optim_ext {
+namespace {
+
+namespace errors = tensorflow::errors;
+using tensorflow::OpInputList;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::Var;
+
+// The instruction set in use; Python chooses it when it loads the library.
+std::atomic<const Table*> table_in_use{nullptr};
+
+bool FormatOf(tensorflow::DataType dtype, Format* format) {
+  if (dtype == tensorflow::DT_FLOAT) return *format = kFloat32, true;
+  if (dtype == tensorflow::DT_BFLOAT16) return *format = kBFloat16, true;
+  if (dtype == tensorflow::DT_HALF) return *format = kFloat16, true;
+  return false;
+}
+
+ParallelFor TensorFlowThreads(OpKernelContext* context) {
+  auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
+  return [workers](int64_t count, int64_t bytes, const std::function<void(int64_t, int64_t)>& run) {
+    // About 10 bytes per cycle and core; small work stays on the calling thread.
+    if (count * bytes < 64 * 1024) return run(0, count);
+    workers->ParallelFor(count, std::max<int64_t>(1, bytes / 10), run);
+  };
+}
+
+// Locks variables, each once, in the order of their addresses.
+class Locks {
+ public:
+  explicit Locks(const std::vector<Var*>& variables) {
+    for (Var* variable : variables) mutexes_.push_back(variable->mu());
+    std::sort(mutexes_.begin(), mutexes_.end());
+    repeated_ = std::adjacent_find(mutexes_.begin(), mutexes_.end()) != mutexes_.end();
+    if (repeated_) return;
+    for (tensorflow::mutex* mutex : mutexes_) mutex->lock();
+  }
+  ~Locks() {
+    if (repeated_) return;
+    for (tensorflow::mutex* mutex : mutexes_) mutex->unlock();
+  }
+  Locks(const Locks&) = delete;
+  Locks& operator=(const Locks&) = delete;
+
+  // Whether a variable was given twice; nothing is locked then.
+  bool repeated() const { return repeated_; }
+
+ private:
+  std::vector<tensorflow::mutex*> mutexes_;
+  bool repeated_ = false;
+};
+
+// Gives the variable a buffer that nobody else reads. Unlike TensorFlow's own training ops this
+// does not copy in copy-on-read mode: under the exclusive lock the buffer has no other user then.
+absl::Status MakeWritable(OpKernelContext* context, Tensor* tensor) {
+  if (tensor->RefCountIsOne() || tensor->NumElements() == 0) return absl::OkStatus();
+  Tensor copy;
+  TF_RETURN_IF_ERROR(context->allocate_temp(tensor->dtype(), tensor->shape(), &copy));
+  std::memcpy(copy.data(), tensor->data(), tensor->TotalBytes());
+  *tensor = copy;
+  return absl::OkStatus();
+}
+
+class StepOp : public OpKernel {
+ public:
+  explicit StepOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("rule", &rule_));
+    OP_REQUIRES_OK(context, context->GetAttr("N", &count_));
+    OP_REQUIRES_OK(context, context->GetAttr("M", &slot_count_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Table* table = table_in_use.load();
+    OP_REQUIRES(context, table != nullptr,
+                errors::FailedPrecondition("No instruction set was chosen for tf_optim_ext."));
+    const Kernel* kernel = FindKernel(*table, rule_);
+    OP_REQUIRES(context, kernel != nullptr,
+                errors::NotFound("The native library has no kernel ", rule_,
+                                 ". It was built for another version of tf_optim_ext."));
+    OP_REQUIRES(context, context->num_inputs() == 2 * count_ + slot_count_ + 4,
+                errors::InvalidArgument("Each of ", count_, " variables needs one gradient."));
+    OP_REQUIRES(context, slot_count_ == count_ * kernel->slots,
+                errors::InvalidArgument("The rule has ", kernel->slots, " slots for each of ",
+                                        count_, " variables, but ", slot_count_, " were given."));
+    std::vector<double> h;
+    OP_REQUIRES_OK(context, ReadScalars(context, *kernel, &h));
+
+    std::vector<tensorflow::core::RefCountPtr<Var>> owned;
+    std::vector<Var*> variables;
+    OP_REQUIRES_OK(context, LookUp(context, "weights", &owned));
+    OP_REQUIRES_OK(context, LookUp(context, "slots", &owned));
+    for (const auto& variable : owned) variables.push_back(variable.get());
+    Locks locks(variables);
+    OP_REQUIRES(context, !locks.repeated(),
+                errors::InvalidArgument("The same variable was given twice."));
+    OP_REQUIRES_OK(context, Check(context, variables));
+    for (Var* variable : variables)
+      OP_REQUIRES_OK(context, MakeWritable(context, variable->tensor()));
+    Update(context, *table, *kernel, variables, h);
+  }
+
+ private:
+  static absl::Status LookUp(OpKernelContext* context, const char* name,
+                             std::vector<tensorflow::core::RefCountPtr<Var>>* variables) {
+    OpInputList handles;
+    TF_RETURN_IF_ERROR(context->input_list(name, &handles));
+    for (int i = 0; i < handles.size(); ++i) {
+      if (handles[i].NumElements() != 1)
+        return errors::InvalidArgument(name, " number ", i, " is not a variable.");
+      tensorflow::core::RefCountPtr<Var> variable;
+      TF_RETURN_IF_ERROR(tensorflow::LookupResource(
+          context, handles[i].flat<tensorflow::ResourceHandle>()(0), &variable));
+      variables->push_back(std::move(variable));
+    }
+    return absl::OkStatus();
+  }
+
+  // Fills one row of the step's scalars per variable.
+  absl::Status ReadScalars(OpKernelContext* context, const Kernel& kernel,
+                           std::vector<double>* h) const {
+    const Tensor *step, *rate, *scale, *hyper;
+    TF_RETURN_IF_ERROR(context->input("step", &step));
+    TF_RETURN_IF_ERROR(context->input("learning_rate", &rate));
+    TF_RETURN_IF_ERROR(context->input("gradient_scale", &scale));
+    TF_RETURN_IF_ERROR(context->input("hyperparameters", &hyper));
+    if (step->NumElements() != 1 || rate->NumElements() != 1)
+      return errors::InvalidArgument("`step` and `learning_rate` must be scalars. Received shapes ",
+                                     step->shape().DebugString(), " and ",
+                                     rate->shape().DebugString());
+    const int64_t scales = scale->NumElements();
+    if (scales != 1 && scales != count_)
+      return errors::InvalidArgument("`gradient_scale` must have 1 or ", count_,
+                                     " elements. Received ", scales);
+    if (hyper->dims() != 2 || hyper->dim_size(1) != kernel.hyperparameters ||
+        (hyper->dim_size(0) != 1 && hyper->dim_size(0) != count_))
+      return errors::InvalidArgument("`hyperparameters` must have shape [1 or ", count_, ", ",
+                                     kernel.hyperparameters, "]. Received ",
+                                     hyper->shape().DebugString());
+    const int64_t rows = hyper->dim_size(0);
+    const int width = kReserved + kernel.hyperparameters;
+    const double learning_rate = rate->dtype() == tensorflow::DT_DOUBLE
+                                     ? rate->flat<double>()(0)
+                                     : static_cast<double>(rate->flat<float>()(0));
+    h->resize(static_cast<size_t>(count_) * width);
+    for (int v = 0; v < count_; ++v) {
+      double* row = h->data() + static_cast<size_t>(v) * width;
+      row[kStep] = static_cast<double>(step->flat<int64_t>()(0));
+      row[kLearningRate] = learning_rate;
+      row[kGradientScale] = scale->flat<double>()(scales == 1 ? 0 : v);
+      row[kSize] = 0.0;
+      for (int k = 0; k < kernel.hyperparameters; ++k)
+        row[kReserved + k] = hyper->matrix<double>()(rows == 1 ? 0 : v, k);
+    }
+    return absl::OkStatus();
+  }
+
+  // Variable `v`, or slot number `v / count - 1` of variable `v % count`.
+  absl::Status Check(OpKernelContext* context, const std::vector<Var*>& variables) const {
+    OpInputList gradients;
+    TF_RETURN_IF_ERROR(context->input_list("gradients", &gradients));
+    for (size_t v = 0; v < variables.size(); ++v) {
+      const bool is_slot = v >= static_cast<size_t>(count_);
+      const char* what = is_slot ? "slot" : "variable";
+      Format format;
+      const Tensor& tensor = *variables[v]->tensor();
+      if (!variables[v]->is_initialized || !tensor.IsInitialized())
+        return errors::FailedPrecondition("A ", what, " is not initialized (number ", v, ").");
+      if (!FormatOf(tensor.dtype(), &format))
+        return errors::InvalidArgument("A ", what, " has dtype ",
+                                       tensorflow::DataTypeString(tensor.dtype()),
+                                       "; allowed are float, bfloat16 and half.");
+      const Tensor& weights = *variables[v % count_]->tensor();
+      if (is_slot && !tensor.shape().IsSameSize(weights.shape()))
+        return errors::InvalidArgument("A slot of shape ", tensor.shape().DebugString(),
+                                       " belongs to a variable of shape ",
+                                       weights.shape().DebugString());
+      if (!is_slot && !gradients[v].shape().IsSameSize(tensor.shape()))
+        return errors::InvalidArgument("A gradient of shape ", gradients[v].shape().DebugString(),
+                                       " was given for variable number ", v, " of shape ",
+                                       tensor.shape().DebugString());
+    }
+    return absl::OkStatus();
+  }
+
+  void Update(OpKernelContext* context, const Table& table, const Kernel& kernel,
+              const std::vector<Var*>& variables, const std::vector<double>& h) const {
+    OpInputList gradients;
+    OP_REQUIRES_OK(context, context->input_list("gradients", &gradients));
+    const int per_variable = 2 + kernel.slots;
+    std::vector<Array> arrays(static_cast<size_t>(count_) * per_variable);
+    std::vector<Variable> work;
+    work.reserve(count_);
+    for (int v = 0; v < count_; ++v) {
+      Array* row = &arrays[static_cast<size_t>(v) * per_variable];
+      row[0] = ArrayOf(*variables[v]->tensor());
+      row[1] = ArrayOf(gradients[v]);
+      for (int s = 0; s < kernel.slots; ++s)
+        row[2 + s] = ArrayOf(*variables[static_cast<size_t>(s + 1) * count_ + v]->tensor());
+      work.push_back({variables[v]->tensor()->NumElements(), row,
+                      &h[static_cast<size_t>(v) * (kReserved + kernel.hyperparameters)]});
+    }
+    Run(table, kernel, work, TensorFlowThreads(context));
+  }
+
+  static Array ArrayOf(const Tensor& tensor) {
+    Array array{tensor.data(), kFloat32};
+    FormatOf(tensor.dtype(), &array.format);
+    return array;
+  }
+
+  std::string rule_;
+  int count_;
+  int slot_count_;
+};
+
+class SquaredNormsOp : public OpKernel {
+ public:
+  explicit SquaredNormsOp(OpKernelConstruction* context) : OpKernel(context) {}
+
+  void Compute(OpKernelContext* context) override {
+    const Table* table = table_in_use.load();
+    OP_REQUIRES(context, table != nullptr,
+                errors::FailedPrecondition("No instruction set was chosen for tf_optim_ext."));
+    OpInputList gradients;
+    OP_REQUIRES_OK(context, context->input_list("gradients", &gradients));
+    Tensor* norms;
+    OP_REQUIRES_OK(context, context->allocate_output(0, {gradients.size()}, &norms));
+    std::vector<Array> arrays;
+    std::vector<int64_t> sizes;
+    for (int i = 0; i < gradients.size(); ++i) {
+      Array array{gradients[i].data(), kFloat32};
+      FormatOf(gradients[i].dtype(), &array.format);
+      arrays.push_back(array);
+      sizes.push_back(gradients[i].NumElements());
+    }
+    SquaredNorms(*table, arrays, sizes, norms->flat<double>().data(), TensorFlowThreads(context));
+  }
+};
+
+}  // namespace
+
+REGISTER_OP("TfOptimExtStep")
+    .Input("weights: N * resource")
+    .Input("slots: M * resource")
+    .Input("gradients: T")
+    .Input("step: int64")
+    .Input("learning_rate: L")
+    .Input("gradient_scale: double")
+    .Input("hyperparameters: double")
+    .Attr("N: int >= 1")
+    .Attr("M: int >= 0")
+    .Attr("T: list({float, bfloat16, half}) >= 1")
+    .Attr("L: {float, double}")
+    .Attr("rule: string")
+    .SetIsStateful()
+    .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
+      int count;
+      std::vector<tensorflow::DataType> types;
+      TF_RETURN_IF_ERROR(context->GetAttr("N", &count));
+      TF_RETURN_IF_ERROR(context->GetAttr("T", &types));
+      if (static_cast<int>(types.size()) != count)
+        return errors::InvalidArgument(count, " variables, but ", types.size(), " gradients.");
+      return absl::OkStatus();
+    })
+    .Doc("Updates variables and their slots in place by a compiled rule of tf_optim_ext.");
+
+REGISTER_OP("TfOptimExtSquaredNorms")
+    .Input("gradients: T")
+    .Output("norms: double")
+    .Attr("T: list({float, bfloat16, half}) >= 1")
+    .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
+      context->set_output(0, context->Vector(context->num_inputs()));
+      return absl::OkStatus();
+    })
+    .Doc("Sums of squares of tensors, each in an order that depends on its size alone.");
+
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device(tensorflow::DEVICE_CPU), StepOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device(tensorflow::DEVICE_CPU),
+                        SquaredNormsOp);
+
+}  // namespace tf_optim_ext
+
+// What Python calls beside the ops.
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Chooses the instruction set; returns whether that was possible.
+EXPORT int tf_optim_ext_use(const char* instruction_set) {
+  const tf_optim_ext::Table* table = tf_optim_ext::FindTable(instruction_set);
+  if (table != nullptr) tf_optim_ext::table_in_use.store(table);
+  return table != nullptr;
+}
+
+// Number of kernels, and the name of one of them (null if there is none of that number).
+EXPORT int tf_optim_ext_kernels() { return tf_optim_ext::FindTable("baseline")->count; }
+
+EXPORT const char* tf_optim_ext_kernel(int number) {
+  const tf_optim_ext::Table* table = tf_optim_ext::FindTable("baseline");
+  return number >= 0 && number < table->count ? table->kernels[number]->name : nullptr;
+}
+
+// Seconds that `threads` threads take to add g to each of `count` (1 to 4) arrays of n elements;
+// negative if an argument is out of range.
+EXPORT double tf_optim_ext_stream(int count, float* const* arrays, const float* g, int64_t n,
+                           int threads) {
+  const tf_optim_ext::Table* table = tf_optim_ext::table_in_use.load();
+  if (table == nullptr || count < 1 || count > 4 || n < 0 || threads < 1) return -1.0;
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<std::thread> workers;
+  for (int t = 0; t < threads; ++t) {
+    workers.emplace_back([=] {
+      const int64_t begin = n * t / threads, end = n * (t + 1) / threads;
+      float* shifted[4];
+      for (int k = 0; k < count; ++k) shifted[k] = arrays[k] + begin;
+      table->stream(count, shifted, g + begin, end - begin);
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}

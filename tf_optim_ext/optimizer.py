@@ -1,0 +1,468 @@
+"""The step, from top to bottom, and the declaration of an optimizer. Read this file first."""
+
+import functools
+import inspect
+
+import tensorflow as tf
+
+from tf_optim_ext import checks, compat, native, programs, route
+from tf_optim_ext.exemptions import Exemptions
+from tf_optim_ext.interface import Interface
+from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
+from tf_optim_ext.lowering.scalars import Scalars
+from tf_optim_ext.rule import clip, trace, where
+from tf_optim_ext.state import State
+
+# What every constructor accepts beside the hyperparameters: Keras' names and defaults.
+BASE_ARGUMENTS = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "clipvalue": None,
+    "global_clipnorm": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+    "name": None,
+}
+BASE_RANGES = {
+    "weight_decay": "[0, inf)",
+    "clipnorm": "[0, inf)",
+    "clipvalue": "[0, inf)",
+    "global_clipnorm": "[0, inf)",
+    "ema_momentum": "[0, 1]",
+    "loss_scale_factor": "(0, inf)",
+}
+# Hyperparameters that the frame around a rule adds to the rule's own.
+FRAME_HYPERPARAMETERS = ("clipvalue", "weight_decay")
+
+
+class Optimizer(Interface, State, tf.keras.optimizers.Optimizer):
+    """Base class of all optimizers: a `tf.keras.optimizers.Optimizer` made of a rule.
+
+    A subclass declares what it has and writes its maths once; variables, configuration, saving and
+    the fused update follow from that::
+
+        @tf.keras.utils.register_keras_serializable("my_package")
+        class Heavy(tf_optim_ext.Optimizer):
+            slots = ("momentum",)
+            hyperparameters = {"mu": "[0, 1)"}
+
+            def __init__(self, learning_rate=0.01, mu=0.9, **kwargs):
+                super().__init__(learning_rate, mu=mu, **kwargs)
+
+            @staticmethod
+            def rule(w, g, s, h):
+                s.momentum = h.mu * s.momentum + g
+                return w - h.learning_rate * s.momentum
+
+    The language of rules is described in `tf_optim_ext.rule`.
+
+    Class attributes:
+        slots: names of the slots the rule may use. Only those it does use are created.
+        slot_initializers: dict from the name of a slot to its Keras initializer; default zeros.
+        hyperparameters: dict from the name of a constructor argument to the interval of its values,
+            such as `"[0, 1)"`.
+        flags: names of boolean attributes that the rule branches on.
+
+    Args:
+        learning_rate: number >= 0, `LearningRateSchedule`, or callable without arguments.
+        weight_decay: decoupled weight decay, a number >= 0, or None: before the update, the weights
+            shrink by `learning_rate * weight_decay` of themselves.
+        clipnorm: if set, each gradient is scaled down to at most this norm.
+        clipvalue: if set, each element of a gradient is clipped to at most this magnitude.
+        global_clipnorm: if set, all gradients are scaled down so that their common norm is at most
+            this; under a distribution strategy, the norm of the summed gradients.
+        use_ema: whether to keep an exponential moving average of the weights (slot `average`).
+        ema_momentum: momentum of that average, in [0, 1].
+        ema_overwrite_frequency: number of updates after which the weights are replaced by their
+            average, or None.
+        loss_scale_factor: the gradients are divided by it; `scale_loss` multiplies the loss.
+        gradient_accumulation_steps: number >= 2 of calls whose mean gradient makes one update, or
+            None.
+        name: name of the optimizer.
+        **kwargs: the subclass's hyperparameters and flags.
+
+    Raises:
+        ValueError: an argument is outside of its range.
+        TypeError: an argument is unknown or missing.
+    """
+
+    slots = ()
+    slot_initializers = {}
+    hyperparameters = {}
+    flags = ()
+    rule = None
+
+    def __init__(self, learning_rate=0.001, **kwargs):
+        owner = type(self).__name__
+        if self.rule is None:
+            raise TypeError(f"{owner} needs a static method `rule(w, g, s, h)`, see `Optimizer`.")
+        arguments = {**BASE_ARGUMENTS, **{k: kwargs.pop(k) for k in BASE_ARGUMENTS if k in kwargs}}
+        declared = self._declared_arguments()
+        unknown = [name for name in kwargs if name not in declared]
+        missing = [name for name in declared if name not in kwargs]
+        if unknown or missing:
+            raise TypeError(
+                f"{owner} got unknown arguments {unknown} and lacks {missing}. It takes: "
+                f"{['learning_rate', *declared, *BASE_ARGUMENTS]}"
+            )
+        for name, interval in BASE_RANGES.items():
+            if arguments[name] is not None:
+                arguments[name] = checks.number(owner, name, arguments[name], interval)
+        for name, lowest in (("gradient_accumulation_steps", 2), ("ema_overwrite_frequency", 1)):
+            if arguments[name] is not None:
+                checks.whole_number(owner, name, arguments[name], lowest)
+        if not callable(learning_rate):
+            learning_rate = checks.number(owner, "learning_rate", learning_rate, "[0, inf)")
+        values = {
+            name: checks.number(owner, name, kwargs[name], self.hyperparameters[name])
+            if name in self.hyperparameters
+            else checks.boolean(owner, name, kwargs[name])
+            for name in declared
+        }
+        super().__init__(learning_rate, **arguments)
+        self._init_state()
+        self.__dict__.update(
+            values,
+            _route=None,
+            _exemptions=Exemptions(),
+        )
+
+    def __init_subclass__(cls, **kwargs):
+        """Shows the base arguments in the signature of the subclass, for editors and `help`."""
+        super().__init_subclass__(**kwargs)
+        own = inspect.signature(cls.__init__).parameters
+        if "__init__" in cls.__dict__ and any(p.kind == p.VAR_KEYWORD for p in own.values()):
+            kept = [p for p in list(own.values())[1:] if p.kind != p.VAR_KEYWORD]
+            base = [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+                for name, default in BASE_ARGUMENTS.items()
+                if name not in own
+            ]
+            cls.__signature__ = inspect.Signature([*kept, *base])
+
+    # ---------------------------------------------------------------------------------- the maths
+
+    @staticmethod
+    def decay(w, h):
+        """Decoupled weight decay: what the rule gets as `w`. A subclass may replace it."""
+        return where(h.weight_decay != 0, w - h.learning_rate * h.weight_decay * w, w)
+
+    @classmethod
+    def _complete_rule(cls, w, g, s, h):
+        g = clip(g * h.gradient_scale, -h.clipvalue, h.clipvalue)
+        return cls.rule(cls.decay(w, h), g, s, h)
+
+    @classmethod
+    @functools.cache
+    def program(cls, **flags):
+        """The traced rule, a `rule.Program`, for one setting of the flags."""
+        names = (*FRAME_HYPERPARAMETERS, *cls.hyperparameters)
+        return trace(cls._complete_rule, cls.slots, names, flags)
+
+    def _program(self):
+        return self.program(**{name: bool(getattr(self, name)) for name in self.flags})
+
+    # ----------------------------------------------------------------------------------- the step
+
+    def apply_gradients(self, grads_and_vars, name=None):
+        """Updates variables; the optimizer is built for them by the first call.
+
+        Args:
+            grads_and_vars: iterable of pairs of a gradient (tensor, `tf.IndexedSlices`, array or
+                None) and a `keras.Variable` or `tf.Variable`.
+            name: ignored; accepted for compatibility.
+
+        Returns:
+            `iterations`, increased by one; unchanged if there are no pairs.
+
+        Raises:
+            TypeError, ValueError: what was given does not fit; nothing was changed then.
+        """
+        gradients, variables = checks.pairs(grads_and_vars)
+        self.apply(gradients, variables)
+        return self._iterations
+
+    def apply(self, grads, trainable_variables=None):
+        """Updates variables, like `apply_gradients`.
+
+        Args:
+            grads: list of gradients.
+            trainable_variables: list of as many variables. Default: those of `build`.
+        """
+        # 1. Whatever is wrong is found before anything changes.
+        gradients, variables = list(grads), self._variables_for(grads, trainable_variables)
+        if not variables:
+            return
+        present_gradients, present = self._check(gradients, variables)
+        with tf.name_scope(self.name):
+            self.build(variables)
+            present_gradients, present = self._overwrite_variables_directly_with_gradients(
+                present_gradients, present
+            )
+            if present:
+                present_gradients = self._sum_over_replicas(present_gradients)
+                # 2. Scale the gradients, or sum them until an update is due.
+                self._accumulate_or_update(present_gradients, present)
+            self._iterations.assign_add(1)
+
+    def _accumulate_or_update(self, gradients, variables):
+        scale = 1.0 / (self.loss_scale_factor or 1.0)
+        count = self.gradient_accumulation_steps
+        if not count:
+            self._update(gradients, variables, scale)
+            return
+        sums = [self.get_slot(v, "gradient_accumulator") for v in variables]
+
+        def accumulate():
+            self._run(programs.accumulate(), sums, gradients, scale)
+
+        def update():
+            accumulate()
+            self._update([_read(s) for s in sums], variables, 1.0 / count)
+            self._run(programs.reset(), sums, [_read(s) for s in sums])
+
+        _cond(tf.equal((self._iterations.value + 1) % count, 0), update, accumulate)
+
+    def _update(self, gradients, variables, scale):
+        # 3. Clipping by norm is one more factor of the gradients.
+        scale = self._clip_by_norms(gradients, scale)
+        # 4. All weights and slots at once.
+        self._run(self._program(), variables, gradients, scale)
+        # 5. Constraints and the average of the weights.
+        for variable in variables:
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
+        if self.use_ema:
+            self._update_average()
+
+    def _run(self, program, variables, gradients, gradient_scale=1.0, learning_rate=None):
+        """Runs a program over variables and their slots, on the route that fits here."""
+        weights = [compat.tensorflow_variable(v) for v in variables]
+        slots = [[self.get_slot(v, name).value for v in variables] for name in program.slots]
+        rate = self.learning_rate if learning_rate is None else learning_rate
+        scalars = self._scalars(variables, gradient_scale, rate)
+        self.__dict__["_route"] = chosen = route.choose(program, weights)
+        if not chosen.startswith("native"):
+            tensorflow_lowering.step(program, weights, gradients, slots, scalars)
+            return
+        for device, members in _by_device(weights):
+            with tf.device(device):
+                native.step(
+                    program,
+                    [weights[i].handle for i in members],
+                    [_native_gradient(gradients[i]) for i in members],
+                    [[slot[i].handle for i in members] for slot in slots],
+                    scalars.subset(members),
+                )
+
+    # --------------------------------------------------------------------------- parts of the step
+
+    def _variables_for(self, gradients, variables):
+        if variables is not None:
+            return list(variables)
+        if not self.built:
+            raise ValueError(
+                "`apply` without variables needs an optimizer that is built: call "
+                "`build(variables)` first."
+            )
+        if len(gradients) != len(self._trainable_variables):
+            raise ValueError(
+                f"{len(gradients)} gradients were given, but {self.name!r} was built for "
+                f"{len(self._trainable_variables)} variables."
+            )
+        return list(self._trainable_variables)
+
+    def _check(self, gradients, variables):
+        """Returns the gradients that are not None, as tensors, and their variables."""
+        if len(gradients) != len(variables):
+            raise ValueError(f"{len(gradients)} gradients for {len(variables)} variables.")
+        checks.variables(variables, self._var_key)
+        if self.built:
+            unknown = [
+                checks.name_of(v)
+                for v in variables
+                if self._var_key(v) not in self._trainable_variables_indices
+            ]
+            if unknown:
+                raise ValueError(
+                    f"{self.name!r} was not built for the variables {unknown}. Create a new "
+                    "optimizer for another list of variables."
+                )
+        gradients, variables = checks.present_gradients(gradients, variables)
+        gradients = [checks.gradient(g, v) for g, v in zip(gradients, variables)]
+        return [_dense(g, v) for g, v in zip(gradients, variables)], variables
+
+    def _sum_over_replicas(self, gradients):
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            raise RuntimeError(
+                f"{self.name!r} updates variables inside of replicas: call it in `strategy.run`."
+            )
+        if context.num_replicas_in_sync == 1:
+            return gradients
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+
+    def _clip_by_norms(self, gradients, scale):
+        """The factor of each gradient, or of all, that scales and clips them."""
+        limit = self.clipnorm or self.global_clipnorm
+        if not limit:
+            return scale
+        if route.choose(self._program(), []).startswith("native"):
+            norms = native.squared_norms([_native_gradient(g) for g in gradients])
+        else:
+            norms = tensorflow_lowering.squared_norms(gradients)
+        if self.global_clipnorm:
+            norms = tf.reduce_sum(norms)
+        norms = tf.sqrt(norms) * scale
+        factors = scale * limit / tf.maximum(norms, limit)
+        if self.global_clipnorm:
+            # As in Keras: one infinite gradient makes all of them NaN, and not all others zero.
+            factors = tf.where(tf.math.is_finite(norms), factors, float("nan"))
+        return factors
+
+    def _scalars(self, variables, gradient_scale, rate):
+        count = self.gradient_accumulation_steps
+        finished = self._iterations.value // count if count else self._iterations.value
+        rate = rate.value if isinstance(rate, tf.keras.Variable) else rate
+        if not tf.is_tensor(rate):
+            rate = float(rate)
+        elif rate.dtype not in (tf.float32, tf.float64):
+            rate = tf.cast(rate, tf.float32)
+        hyperparameters = {name: getattr(self, name) for name in self.hyperparameters}
+        hyperparameters["ema_momentum"] = self.ema_momentum
+        hyperparameters["clipvalue"] = self.clipvalue or float("inf")
+        hyperparameters["weight_decay"] = decay = self.weight_decay or 0.0
+        if decay and self._exemptions:
+            hyperparameters["weight_decay"] = [
+                decay if self._use_weight_decay(v) else 0.0 for v in variables
+            ]
+        return Scalars(finished + 1, rate, gradient_scale, hyperparameters)
+
+    def _update_average(self):
+        pairs = [
+            (average, _read(variable))
+            for average, variable in zip(
+                self._model_variables_moving_average, self._trainable_variables
+            )
+            if average is not None
+        ]
+        self._run(programs.average(), [a for a, _ in pairs], [v for _, v in pairs])
+        frequency = self.ema_overwrite_frequency
+        if frequency:
+            _cond(
+                tf.equal((self.iterations + 1) % frequency, 0),
+                lambda: self._overwrite_model_variables_with_average_value(
+                    self._trainable_variables
+                ),
+                lambda: None,
+            )
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable; what `apply_gradients` does for all of them, without its frame."""
+        self._run(self._program(), [variable], [gradient], 1.0, learning_rate)
+
+    # ------------------------------------------------------------------------------ configuration
+
+    @property
+    def route(self):
+        """How the latest step ran, or was traced, and why: for example "native (avx2)"."""
+        return self._route or "none: no step was run or traced yet"
+
+    @property
+    def learning_rate(self):
+        """The learning rate of the coming step; can be set, unless it is a schedule."""
+        return self._get_current_learning_rate()
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        if not callable(value) and not tf.is_tensor(value):
+            value = checks.number(type(self).__name__, "learning_rate", value, "[0, inf)")
+        tf.keras.optimizers.Optimizer.learning_rate.fset(self, value)
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Exempts variables from weight decay. Replaces what an earlier call said.
+
+        Args:
+            var_list: list of variables.
+            var_names: list of regular expressions; a variable is exempt if one of them occurs in
+                its path (Keras 3) or name.
+
+        Raises:
+            ValueError: the optimizer is already built.
+        """
+        if self.built:
+            raise ValueError(
+                "`exclude_from_weight_decay` must be called before the optimizer is built, that is "
+                "before its first step."
+            )
+        self.__dict__["_exemptions"] = Exemptions.of(var_list or (), var_names or (), self._var_key)
+
+    def _use_weight_decay(self, variable):
+        position = self._trainable_variables_indices.get(self._var_key(variable))
+        return not self._exemptions.cover(variable, self._var_key(variable), position)
+
+    @classmethod
+    def _declared_arguments(cls):
+        """Hyperparameters and those flags that are not derived from them."""
+        flags = [name for name in cls.flags if not isinstance(getattr(cls, name, None), property)]
+        return [*cls.hyperparameters, *flags]
+
+    def get_config(self):
+        """A JSON-serialisable dict that `from_config` makes the same optimizer from."""
+        config = super().get_config()
+        config.update({name: getattr(self, name) for name in self._declared_arguments()})
+        if self._exemptions:
+            config["weight_decay_exemptions"] = self._exemptions.get_config(
+                self._trainable_variables, self._var_key
+            )
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The optimizer that `get_config` described; `lr` is accepted for `learning_rate`."""
+        config = dict(config)
+        if "lr" in config:
+            config["learning_rate"] = config.pop("lr")
+        exemptions = config.pop("weight_decay_exemptions", None)
+        optimizer = super().from_config(config, custom_objects)
+        if exemptions:
+            optimizer.__dict__["_exemptions"] = Exemptions(**exemptions)
+        return optimizer
+
+
+def _dense(gradient, variable):
+    """A sparse gradient as a tensor, repeated indices summed; a dense one as it is."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    values = gradient.values
+    if values.dtype in (tf.float16, tf.bfloat16):
+        values = tf.cast(values, tf.float32)
+    with tf.control_dependencies([checks.sparse_indices(gradient, variable)]):
+        return tf.math.unsorted_segment_sum(values, gradient.indices, variable.shape[0])
+
+
+def _read(variable):
+    variable = compat.tensorflow_variable(variable)
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
+def _native_gradient(gradient):
+    return gradient if gradient.dtype in native.FORMATS else tf.cast(gradient, tf.float32)
+
+
+def _by_device(weights):
+    groups = {}
+    for i, weight in enumerate(weights):
+        groups.setdefault(weight.device, []).append(i)
+    return groups.items()
+
+
+def _cond(condition, then, otherwise):
+    """`tf.cond` for branches without results; a plain branch when executing eagerly."""
+    if tf.executing_eagerly():
+        (then if condition else otherwise)()
+    else:
+        tf.cond(condition, lambda: (then(), 0)[1], lambda: (otherwise(), 0)[1])

@@ -1,0 +1,49 @@
+"""The programs that the native library is built from, and the small rules around every step."""
+
+import functools
+import itertools
+
+from tf_optim_ext.rule import lerp, trace, where
+
+
+def _average(w, g, s, h):
+    """Exponential moving average `w` of the model's weights `g`; the first one is a copy."""
+    return where(h.step > 1, lerp(g, w, h.ema_momentum), g)
+
+
+def _accumulate(w, g, s, h):
+    """Sum `w` of the gradients `g`."""
+    return w + g * h.gradient_scale
+
+
+def _reset(w, g, s, h):
+    """Zero, also where the sum was infinite."""
+    return where(h.step > 0, 0.0, w)
+
+
+@functools.cache
+def average():
+    return trace(_average, hyperparameters=("ema_momentum",))
+
+
+@functools.cache
+def accumulate():
+    return trace(_accumulate)
+
+
+@functools.cache
+def reset():
+    return trace(_reset)
+
+
+def all_programs():
+    """Pairs of a title and a `Program`, for every optimizer with every setting of its flags."""
+    from tf_optim_ext import optimizers
+
+    found = [("average", average()), ("accumulate", accumulate()), ("reset", reset())]
+    for cls in optimizers.ALL:
+        for values in itertools.product((False, True), repeat=len(cls.flags)):
+            flags = dict(zip(cls.flags, values))
+            settings = ", ".join(f"{name}={value}" for name, value in flags.items())
+            found.append((f"{cls.__name__}({settings})", cls.program(**flags)))
+    return found

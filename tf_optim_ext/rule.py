@@ -1,0 +1,408 @@
+"""The rule language: an optimizer's maths, written once.
+
+A *rule* is a short Python function over one weight tensor `w`, its gradient `g`, its slots `s` and
+the step's numbers `h`. It assigns new values to slots and returns the new weight::
+
+    from tf_optim_ext.rule import lerp, sign
+
+    def rule(w, g, s, h):
+        update = sign(lerp(g, s.momentum, h.beta_1))
+        s.momentum = lerp(g, s.momentum, h.beta_2)
+        return w - h.learning_rate * update
+
+The function runs once, on symbols (`trace`), and becomes a `Program`: a list of operations without
+duplicates that each file in `lowering/` turns into something that runs. A rule therefore cannot
+branch on a value (use `where`); it may branch on the *flags* of its optimizer, which are plain
+Python values in `h` while it is traced.
+
+Two kinds of values exist. A *tensor* has one element per weight. A *scalar* is one number: a
+hyperparameter, the step count, or the result of a reduction over one variable. Scalars are computed
+in float64, once per step (those that need a reduction: once per variable), and handed to the loop
+over the elements as float32; `1 - h.beta_2 ** h.step` therefore costs nothing and loses nothing.
+
+A reduction needs a pass over memory of its own. Nothing is stored between passes: what a later pass
+needs from an earlier one is computed again, which is cheaper than a temporary.
+"""
+
+import dataclasses
+import functools
+import hashlib
+
+RESERVED = ("step", "learning_rate", "gradient_scale", "size")
+"""Scalars that every step has: the count of this step (from 1), the learning rate, the factor that
+unscales and clips gradients, and the number of elements of the variable."""
+
+REDUCTIONS = ("reduce_sum", "reduce_max")
+COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+
+
+class Expr:
+    """A value of a rule: the result of `op` on `args`, or a leaf that `data` identifies."""
+
+    __slots__ = ("args", "data", "op", "stage", "tensor")
+
+    def __init__(self, op, args=(), data=None, *, tensor=False, stage=0):
+        self.op = op
+        self.args = args
+        self.data = data
+        self.tensor = tensor or any(a.tensor for a in args)
+        self.stage = max([stage, *(a.stage for a in args)])
+
+    def __add__(self, other):
+        return _apply("add", self, other)
+
+    def __radd__(self, other):
+        return _apply("add", other, self)
+
+    def __sub__(self, other):
+        return _apply("subtract", self, other)
+
+    def __rsub__(self, other):
+        return _apply("subtract", other, self)
+
+    def __mul__(self, other):
+        return _apply("multiply", self, other)
+
+    def __rmul__(self, other):
+        return _apply("multiply", other, self)
+
+    def __truediv__(self, other):
+        return _apply("divide", self, other)
+
+    def __rtruediv__(self, other):
+        return _apply("divide", other, self)
+
+    def __pow__(self, other):
+        if isinstance(other, (int, float)) and other == 2:
+            return square(self)
+        return _apply("power", self, other)
+
+    def __rpow__(self, other):
+        return _apply("power", other, self)
+
+    def __neg__(self):
+        return _apply("negative", self)
+
+    def __lt__(self, other):
+        return _apply("less", self, other)
+
+    def __le__(self, other):
+        return _apply("less_equal", self, other)
+
+    def __gt__(self, other):
+        return _apply("greater", self, other)
+
+    def __ge__(self, other):
+        return _apply("greater_equal", self, other)
+
+    def __eq__(self, other):
+        return _apply("equal", self, other)
+
+    def __ne__(self, other):
+        return _apply("not_equal", self, other)
+
+    __hash__ = object.__hash__
+
+    def __bool__(self):
+        raise TypeError(
+            "A rule is traced once and cannot branch on a value: use `where(condition, a, b)`. "
+            "(Flags of the optimizer are Python values and may be used in `if`.)"
+        )
+
+    def __repr__(self):
+        if self.op in ("input", "constant"):
+            return str(self.data)
+        return f"{self.op}({', '.join(map(repr, self.args))})"
+
+
+def _expr(value):
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Expr("constant", data=float(value))
+    raise TypeError(
+        f"A rule computes with its arguments and with Python numbers. Received: {value!r} "
+        f"of type {type(value).__name__}"
+    )
+
+
+def _apply(op, *args):
+    return Expr(op, tuple(_expr(a) for a in args))
+
+
+def sqrt(x):
+    return _apply("sqrt", x)
+
+
+def rsqrt(x):
+    return 1.0 / sqrt(x)
+
+
+def absolute(x):
+    """Absolute value."""
+    return _apply("absolute", x)
+
+
+def sign(x):
+    """-1, 0 or 1; NaN stays NaN."""
+    return _apply("sign", x)
+
+
+def square(x):
+    x = _expr(x)
+    return x * x
+
+
+def exp(x):
+    return _apply("exp", x)
+
+
+def log(x):
+    return _apply("log", x)
+
+
+def minimum(x, y):
+    """The smaller one; NaN if either is."""
+    return _apply("minimum", x, y)
+
+
+def maximum(x, y):
+    """The larger one; NaN if either is."""
+    return _apply("maximum", x, y)
+
+
+def where(condition, x, y):
+    """`x` where `condition` (a comparison) holds, `y` elsewhere."""
+    condition = _expr(condition)
+    if condition.op not in COMPARISONS:
+        raise TypeError(f"The condition of `where` must be a comparison. Received: {condition!r}")
+    return _apply("where", condition, x, y)
+
+
+def clip(x, lowest, highest):
+    return minimum(maximum(x, lowest), highest)
+
+
+def lerp(x, y, weight):
+    """`weight * y + (1 - weight) * x`: from `x` at 0 to `y` at 1.
+
+    `lerp(new, average, beta)` is the exponential moving average. Both factors are formed in float64
+    and nothing is subtracted, so that a tiny average next to a huge new value keeps its digits.
+    """
+    return weight * _expr(y) + (1.0 - _expr(weight)) * _expr(x)
+
+
+def _reduce(op, x):
+    x = _expr(x)
+    if not x.tensor:
+        raise TypeError(f"Reductions take a tensor. Received the scalar {x!r}")
+    reduced = Expr(op, (x,), stage=x.stage + 1)
+    reduced.tensor = False
+    return reduced
+
+
+def reduce_sum(x):
+    """Sum over all elements of the variable."""
+    return _reduce("reduce_sum", x)
+
+
+def reduce_max(x):
+    """Largest element of the variable, NaN if there is one; 0 for an empty variable.
+
+    Meant for values that are not negative: it starts at 0.
+    """
+    return _reduce("reduce_max", x)
+
+
+def reduce_mean(x):
+    """Mean over all elements of the variable."""
+    return reduce_sum(x) / Expr("scalar", data="size")
+
+
+def norm(x):
+    """Euclidean norm over all elements of the variable."""
+    return sqrt(reduce_sum(square(x)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One operation of a `Program`; `args` are indices of earlier nodes."""
+
+    op: str
+    args: tuple = ()
+    data: object = None
+    tensor: bool = False
+    stage: int = 0
+
+    @property
+    def is_condition(self):
+        return self.op in COMPARISONS
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A traced rule.
+
+    Attributes:
+        nodes: the operations, arguments before uses, without duplicates. The leaves are
+            `input` ("w", "g" or the name of a slot), `scalar` (a name in `scalars`) and `constant`.
+        outputs: name of what is written ("w" or a slot) -> index of the node that holds its value.
+        slots: names of the slots the rule touches, in the order of their declaration.
+        scalars: names of the numbers it needs: `RESERVED`, then hyperparameters.
+    """
+
+    nodes: tuple
+    outputs: dict
+    slots: tuple
+    scalars: tuple
+
+    @property
+    def passes(self):
+        """Passes over memory: one, and one more for each level of reductions."""
+        return 1 + max(node.stage for node in self.nodes)
+
+    @property
+    def hyperparameters(self):
+        """Names of `scalars` that the optimizer provides."""
+        return self.scalars[len(RESERVED) :]
+
+    @property
+    def uses_size(self):
+        return any(n.op == "scalar" and n.data == "size" for n in self.nodes)
+
+    @functools.cached_property
+    def fingerprint(self):
+        """Digest of the maths: equal for rules that compute the same, whatever they are called."""
+        text = repr((self.nodes, sorted(self.outputs.items()), self.slots, self.scalars))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def reductions(self, stage):
+        """Indices of the reductions that pass number `stage` computes."""
+        return [
+            i for i, n in enumerate(self.nodes) if n.op in REDUCTIONS and n.stage == stage + 1
+        ]
+
+    def roots(self, stage):
+        """Indices of the nodes that pass number `stage` must deliver."""
+        if stage == self.passes - 1:
+            return list(self.outputs.values())
+        return [self.nodes[i].args[0] for i in self.reductions(stage)]
+
+    def needed(self, roots):
+        """Indices, ascending, of the tensor nodes that `roots` need, the roots included."""
+        found, todo = set(), list(roots)
+        while todo:
+            i = todo.pop()
+            if self.nodes[i].tensor and i not in found:
+                found.add(i)
+                todo.extend(self.nodes[i].args)
+        return sorted(found)
+
+    def accesses(self, stage):
+        """Names of the arrays that pass number `stage` reads, and those that it writes."""
+        needed = self.needed(self.roots(stage))
+        reads = {self.nodes[i].data for i in needed if self.nodes[i].op == "input"}
+        return reads, set(self.outputs) if stage == self.passes - 1 else set()
+
+
+class _Slots:
+    """The `s` of a rule: reading gives the current value, assigning sets the new one."""
+
+    def __init__(self, names):
+        object.__setattr__(self, "_values", {n: Expr("input", data=n, tensor=True) for n in names})
+        object.__setattr__(self, "_touched", set())
+
+    def __getattr__(self, name):
+        self._check(name)
+        return self._values[name]
+
+    def __setattr__(self, name, value):
+        self._check(name)
+        self._values[name] = _expr(value)
+
+    def _check(self, name):
+        if name not in self._values:
+            raise AttributeError(
+                f"The rule uses the slot {name!r}, which is not declared. "
+                f"Declared slots: {sorted(self._values)}"
+            )
+        self._touched.add(name)
+
+
+class _Scalars:
+    """The `h` of a rule: flags as Python values, everything else as symbols."""
+
+    def __init__(self, names, flags):
+        self._names = names
+        self._flags = flags
+
+    def __getattr__(self, name):
+        if name in self._flags:
+            return self._flags[name]
+        if name not in self._names:
+            known = sorted({*self._names, *self._flags})
+            raise AttributeError(
+                f"The rule uses {name!r}, which is not a declared hyperparameter or flag. "
+                f"Known: {known}"
+            )
+        return Expr("scalar", data=name)
+
+
+def trace(rule, slots=(), hyperparameters=(), flags=None):
+    """Runs `rule(w, g, s, h)` on symbols.
+
+    Args:
+        rule: the function.
+        slots: names of the slots it may use.
+        hyperparameters: names it may use beside `RESERVED`.
+        flags: dict of the Python values it may branch on.
+
+    Returns:
+        A `Program`.
+
+    Raises:
+        TypeError, AttributeError: the rule does what the language does not have; the message says
+            what and what there is instead.
+    """
+    for name in (*slots, *hyperparameters, *(flags or {})):
+        if name in ("w", "g", *RESERVED) or not name.isidentifier():
+            raise ValueError(f"{name!r} cannot be the name of a slot, hyperparameter or flag.")
+    slot_values = _Slots(slots)
+    weight = rule(
+        Expr("input", data="w", tensor=True),
+        Expr("input", data="g", tensor=True),
+        slot_values,
+        _Scalars((*RESERVED, *hyperparameters), flags or {}),
+    )
+    if not isinstance(weight, Expr) or not weight.tensor:
+        raise TypeError(f"A rule must return the new weight. Received: {weight!r}")
+    used = tuple(s for s in slots if s in slot_values._touched)
+    targets = {"w": weight, **{s: slot_values._values[s] for s in used}}
+    for name, value in targets.items():
+        if not value.tensor or value.op in COMPARISONS:
+            raise TypeError(f"The new value of {name!r} must be a tensor. Received: {value!r}")
+    return _number(targets, used)
+
+
+def _number(targets, slots):
+    """Gives every distinct expression an index, arguments first."""
+    nodes, index_of, done = [], {}, {}
+
+    def visit(expr):
+        if id(expr) not in done:
+            args = tuple(visit(a) for a in expr.args)
+            node = Node(expr.op, args, expr.data, expr.tensor, expr.stage)
+            if node not in index_of:
+                index_of[node] = len(nodes)
+                nodes.append(node)
+            done[id(expr)] = index_of[node]
+        return done[id(expr)]
+
+    outputs = {name: visit(expr) for name, expr in targets.items()}
+    unchanged = [n for n, i in outputs.items() if nodes[i] == Node("input", (), n, True)]
+    for name in unchanged:
+        del outputs[name]
+    named = [n.data for n in nodes if n.op == "scalar" and n.data not in RESERVED]
+    return Program(tuple(nodes), outputs, slots, (*RESERVED, *sorted(named)))
+
+

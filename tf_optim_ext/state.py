@@ -1,0 +1,278 @@
+"""The variables of an optimizer: slots, their names, saving and restoring."""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_optim_ext import checks, compat
+
+
+class VariableList(list):
+    """A list that can also be called: `variables` is a property in Keras 3, a method before."""
+
+    def __call__(self):
+        return self
+
+
+class State:
+    """Part of `Optimizer`: everything about its variables.
+
+    A *slot* is a variable that belongs to one variable of the model, for example its momentum.
+    Slots are float32 (float64 for float64 variables), also for 16-bit weights.
+    """
+
+    def _init_state(self):
+        # Set past `__setattr__`: Keras and TensorFlow would track what is inside as attributes, and
+        # `tf.train.Checkpoint` refuses slots that are reachable in two ways.
+        self.__dict__.update(
+            _slots={},  # name -> {key of a variable: slot}
+            _pending_store=None,  # what was loaded before the slots existed
+            _pending_positions={},  # (slot name, key of a variable) -> checkpoint positions
+            _model_variables_moving_average=[],
+            _accumulated_gradients=[],
+        )
+
+    @compat.no_automatic_dependency_tracking
+    def build(self, variables):
+        """Creates the slots of the given model variables.
+
+        Args:
+            variables: list of `keras.Variable` or `tf.Variable`; the only ones that this optimizer
+                can update from then on.
+
+        Raises:
+            TypeError, ValueError: something is no variable, not of a floating-point dtype, or given
+                twice.
+        """
+        if self.built:
+            return
+        variables = list(variables)
+        checks.variables(variables, self._var_key)
+        with tf.init_scope():
+            if self.use_ema:
+                self.__dict__["_model_variables_moving_average"] = self._add_slots(
+                    variables, "average"
+                )
+            if self.gradient_accumulation_steps:
+                self.__dict__["_accumulated_gradients"] = self._add_slots(
+                    variables, "gradient_accumulator"
+                )
+            # In Keras' order of creation: what belongs to one variable stands together.
+            for variable in variables:
+                for name in self._program().slots:
+                    self._add_slots([variable], name)
+        self._trainable_variables_indices.update(
+            {self._var_key(v): i for i, v in enumerate(variables)}
+        )
+        self.__dict__["_trainable_variables"] = variables
+        self.built = True
+        if self._pending_store is not None:
+            store, self.__dict__["_pending_store"] = self._pending_store, None
+            self.load_own_variables(store)
+
+    def _add_slots(self, variables, name):
+        return [
+            None
+            if self._overwrite_variable_with_gradient(v)
+            else self.add_slot(v, name, self.slot_initializers.get(name, "zeros"))
+            for v in variables
+        ]
+
+    def add_slot(self, var, slot_name, initializer="zeros", shape=None):
+        """Creates the slot `slot_name` of `var`, or returns it if it exists.
+
+        Args:
+            var: the `keras.Variable` or `tf.Variable` it belongs to; the slot gets its device and
+                distribution.
+            slot_name: name of the slot.
+            initializer: a Keras initializer, its name, a callable (shape, dtype) -> tensor, or the
+                initial value itself.
+            shape: shape of the slot; default: that of `var`.
+
+        Returns:
+            The slot, a `keras.Variable`.
+
+        Raises:
+            ValueError: the initializer is unknown, or the shape of its value is not the slot's.
+        """
+        key = self._var_key(var)
+        existing = self._slots.get(slot_name, {}).get(key)
+        if existing is not None:
+            return existing
+        shape = tuple(var.shape if shape is None else shape)
+        dtype = "float64" if tf.as_dtype(var.dtype) == tf.float64 else "float32"
+        value = initializer
+        if callable(initializer) or isinstance(initializer, (str, dict)):
+            value = tf.keras.initializers.get(initializer)(shape, dtype=dtype)
+        value = tf.cast(tf.convert_to_tensor(value), dtype)
+        if tuple(value.shape) != shape:
+            raise ValueError(
+                f"The initial value of slot {slot_name!r} of {checks.name_of(var)!r} has shape "
+                f"{tuple(value.shape)}, but the slot has shape {shape}."
+            )
+        path = checks.name_of(var).replace("/", "_").replace(":", "_")
+        colocated = self._distribution_strategy.extended.colocate_vars_with(
+            compat.tensorflow_variable(var)
+        )
+        with colocated:
+            slot = self.add_variable(
+                shape,
+                initializer=lambda *args, **kwargs: value,
+                dtype=dtype,
+                name=f"{path}_{slot_name}",
+            )
+        self._slots.setdefault(slot_name, {})[key] = slot
+        for position in self._pending_positions.pop((slot_name, key), ()):
+            position.restore(slot)
+        return slot
+
+    def get_slot(self, var, slot_name):
+        """The slot `slot_name` of a model variable.
+
+        Raises:
+            KeyError: there is none; the message lists what there is.
+        """
+        slots = self._slots.get(slot_name)
+        if slots is None:
+            raise KeyError(f"No slot {slot_name!r}. Slots of {self.name!r}: {list(self._slots)}")
+        key = self._var_key(var) if checks.is_variable(var) else None
+        if key not in slots:
+            raise KeyError(f"No slot {slot_name!r} for the variable {checks.name_of(var)!r}.")
+        return slots[key]
+
+    def get_slot_names(self):
+        """Names of the slots, in the order of their creation."""
+        # A SavedModel recreates slots by `add_slot` of an object that it has not, without this
+        # package: there they are saved as ordinary variables instead.
+        return [] if compat.exporting_saved_model() else list(self._slots)
+
+    @property
+    def variables(self):
+        """All optimizer variables in the order of their creation; `variables()` works, too."""
+        return VariableList(self._variables)
+
+    @property
+    def weights(self):
+        """Same as `variables`."""
+        return self.variables
+
+    def _named_variables(self):
+        """Dict of all variables, keyed by names that do not depend on the model's names."""
+        named = {"iterations": self._iterations}
+        if isinstance(self._learning_rate, tf.keras.Variable):
+            named["learning_rate"] = self._learning_rate
+        for name, slots in self._slots.items():
+            named.update({f"{name}.{i}": slot for i, slot in enumerate(slots.values())})
+        known = {id(v) for v in named.values()}
+        for variable in self._variables:
+            if id(variable) not in known:
+                count = sum(key.split(".")[0] == variable.name for key in named)
+                named[f"{variable.name}.{count}" if count else variable.name] = variable
+        return named
+
+    def get_weights(self):
+        """The state as a list of NumPy arrays, in the order of `variables`."""
+        return [np.asarray(variable) for variable in self.variables]
+
+    def set_weights(self, weights):
+        """Sets the state to what `get_weights` returned.
+
+        Raises:
+            ValueError: another number of arrays, or another shape; nothing is changed then.
+        """
+        weights = [np.asarray(w) for w in weights]
+        if len(weights) != len(self.variables):
+            raise ValueError(
+                f"{self.name!r} has {len(self.variables)} variables"
+                f"{'' if self.built else ' (it is not built yet: call `build(variables)`)'}, "
+                f"but {len(weights)} arrays were given."
+            )
+        _assign_all(list(zip(self.variables, weights)))
+
+    def save_own_variables(self, store):
+        """Writes the state into a dict-like store, keyed by slot and position."""
+        for key, variable in self._named_variables().items():
+            store[key] = np.asarray(variable)
+
+    def load_own_variables(self, store):
+        """Restores what `save_own_variables` wrote, or what Keras' own optimizers write.
+
+        A state that comes before the slots exist is kept until `build`.
+
+        Raises:
+            ValueError: what is stored does not fit this optimizer; nothing is changed then.
+        """
+        stored = {key: np.asarray(store[key]) for key in store.keys()}
+        if not self.built and len(stored) > len(self._variables):
+            self.__dict__["_pending_store"] = stored
+            return
+        if stored and all(key.isdigit() for key in stored):
+            if len(stored) != len(self._variables):
+                raise ValueError(
+                    f"The stored state has {len(stored)} variables, numbered as Keras' optimizers "
+                    f"do, but {self.name!r} has {len(self._variables)}: "
+                    f"{list(self._named_variables())}"
+                )
+            _assign_all([(v, stored[str(i)]) for i, v in enumerate(self._variables)])
+            return
+        named = self._named_variables()
+        missing = [key for key in named if key not in stored]
+        unexpected = [key for key in stored if key not in named]
+        # A number and a schedule may replace each other.
+        unexpected = [key for key in unexpected if key != "learning_rate"]
+        missing = [key for key in missing if key != "learning_rate"]
+        if missing or unexpected:
+            raise ValueError(
+                f"The stored state does not fit {self.name!r}. Missing: {missing[:10]}; "
+                f"unexpected: {unexpected[:10]}."
+            )
+        _assign_all([(v, stored[key]) for key, v in named.items() if key in stored])
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        named = self._named_variables()
+        if save_type == "checkpoint":
+            of_slots = {id(s) for slots in self._slots.values() for s in slots.values()}
+            return {key: v for key, v in named.items() if id(v) not in of_slots}
+        return named
+
+    def _lookup_dependency(self, name, cached_dependencies=None):
+        if "_slots" not in self.__dict__:  # inside Keras' constructor
+            return super()._lookup_dependency(name, cached_dependencies)
+        return self._trackable_children().get(name)
+
+    def _create_or_restore_slot_variable(
+        self, slot_variable_position, slot_name, variable, slot_variable_shape=None
+    ):
+        """Called by `tf.train.Checkpoint` for every slot that it holds."""
+        key = self._var_key(variable)
+        slot = self._slots.get(slot_name, {}).get(key)
+        if slot is None:
+            positions = self._pending_positions.setdefault((slot_name, key), [])
+            positions.append(slot_variable_position)
+        return slot
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables):
+        averages = self._model_variables_moving_average
+        if len(trainable_variables) != len(averages):
+            raise ValueError(
+                f"{len(trainable_variables)} variables were given, but there are averages of "
+                f"{len(averages)}: was {self.name!r} built for these variables?"
+            )
+        for variable, average in zip(trainable_variables, averages):
+            if average is not None:
+                variable = compat.tensorflow_variable(variable)
+                self._distribution_strategy.extended.update(
+                    variable,
+                    lambda v, a: v.assign(tf.cast(a, v.dtype)),
+                    args=(average.value,),
+                )
+
+
+def _assign_all(assignments):
+    for variable, value in assignments:
+        if tuple(variable.shape) != value.shape:
+            raise ValueError(
+                f"The optimizer variable {variable.path!r} has shape {tuple(variable.shape)}, but "
+                f"an array of shape {value.shape} was given. Nothing was changed."
+            )
+    for variable, value in assignments:
+        variable.assign(value)
