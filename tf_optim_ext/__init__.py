@@ -4,6 +4,6 @@ from tf_optim_ext import native
 from tf_optim_ext.optimizer import Optimizer
 from tf_optim_ext.optimizers import SGD, Adam, AdamW, Lamb, Lion
 from tf_optim_ext.route import portable
+from tf_optim_ext.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["SGD", "Adam", "AdamW", "Lamb", "Lion", "Optimizer", "native", "portable"]
+__all__ = ["SGD", "Adam", "AdamW", "Lamb", "Lion", "Optimizer", "__version__", "native", "portable"]

@@ -5,7 +5,7 @@ import inspect
 
 import tensorflow as tf
 
-from tf_optim_ext import checks, compat, native, programs, route
+from tf_optim_ext import checks, compat, native, programs, route, targets
 from tf_optim_ext.exemptions import Exemptions
 from tf_optim_ext.interface import Interface
 from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
@@ -127,6 +127,7 @@ class Optimizer(Interface, State, tf.keras.optimizers.Optimizer):
         self.__dict__.update(
             values,
             _route=None,
+            _targets=targets.TargetsCache(),
             _exemptions=Exemptions(),
         )
 
@@ -240,23 +241,19 @@ class Optimizer(Interface, State, tf.keras.optimizers.Optimizer):
 
     def _run(self, program, variables, gradients, gradient_scale=1.0, learning_rate=None):
         """Runs a program over variables and their slots, on the route that fits here."""
-        weights = [compat.tensorflow_variable(v) for v in variables]
-        slots = [[self.get_slot(v, name).value for v in variables] for name in program.slots]
         rate = self.learning_rate if learning_rate is None else learning_rate
         scalars = self._scalars(variables, gradient_scale, rate)
-        self.__dict__["_route"] = chosen = route.choose(program, weights)
+        on = self._targets.get(
+            program, variables, lambda: targets.of(program, variables, self.get_slot)
+        )
+        self.__dict__["_route"] = chosen = route.choose(program, on.obstacle)
         if not chosen.startswith("native"):
-            tensorflow_lowering.step(program, weights, gradients, slots, scalars)
+            tensorflow_lowering.step(program, on.weights, gradients, on.slots, scalars)
             return
-        for device, members in _by_device(weights):
-            with tf.device(device):
-                native.step(
-                    program,
-                    [weights[i].handle for i in members],
-                    [_native_gradient(gradients[i]) for i in members],
-                    [[slot[i].handle for i in members] for slot in slots],
-                    scalars.subset(members),
-                )
+        for group in on.groups:
+            own = [gradients[i] for i in group.members]
+            with tf.device(group.device):
+                native.step(program, group.weights, own, group.slots, scalars.subset(group.members))
 
     # --------------------------------------------------------------------------- parts of the step
 
@@ -279,21 +276,27 @@ class Optimizer(Interface, State, tf.keras.optimizers.Optimizer):
         """Returns the gradients that are not None, as tensors, and their variables."""
         if len(gradients) != len(variables):
             raise ValueError(f"{len(gradients)} gradients for {len(variables)} variables.")
-        checks.variables(variables, self._var_key)
-        if self.built:
-            unknown = [
-                checks.name_of(v)
-                for v in variables
-                if self._var_key(v) not in self._trainable_variables_indices
-            ]
-            if unknown:
-                raise ValueError(
-                    f"{self.name!r} was not built for the variables {unknown}. Create a new "
-                    "optimizer for another list of variables."
-                )
+        self._check_variables(variables)
         gradients, variables = checks.present_gradients(gradients, variables)
         gradients = [checks.gradient(g, v) for g, v in zip(gradients, variables)]
         return [_dense(g, v) for g, v in zip(gradients, variables)], variables
+
+    def _check_variables(self, variables):
+        if self._targets.has(self._program(), variables):
+            return
+        checks.variables(variables, self._var_key)
+        if not self.built:
+            return
+        unknown = [
+            checks.name_of(v)
+            for v in variables
+            if self._var_key(v) not in self._trainable_variables_indices
+        ]
+        if unknown:
+            raise ValueError(
+                f"{self.name!r} was not built for the variables {unknown}. Create a new "
+                "optimizer for another list of variables."
+            )
 
     def _sum_over_replicas(self, gradients):
         context = tf.distribute.get_replica_context()
@@ -310,8 +313,8 @@ class Optimizer(Interface, State, tf.keras.optimizers.Optimizer):
         limit = self.clipnorm or self.global_clipnorm
         if not limit:
             return scale
-        if route.choose(self._program(), []).startswith("native"):
-            norms = native.squared_norms([_native_gradient(g) for g in gradients])
+        if route.choose(self._program(), None).startswith("native"):
+            norms = native.squared_norms(gradients)
         else:
             norms = tensorflow_lowering.squared_norms(gradients)
         if self.global_clipnorm:
@@ -447,17 +450,6 @@ def _dense(gradient, variable):
 def _read(variable):
     variable = compat.tensorflow_variable(variable)
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-
-
-def _native_gradient(gradient):
-    return gradient if gradient.dtype in native.FORMATS else tf.cast(gradient, tf.float32)
-
-
-def _by_device(weights):
-    groups = {}
-    for i, weight in enumerate(weights):
-        groups.setdefault(weight.device, []).append(i)
-    return groups.items()
 
 
 def _cond(condition, then, otherwise):

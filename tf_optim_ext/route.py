@@ -3,8 +3,6 @@
 import contextlib
 import contextvars
 
-import tensorflow as tf
-
 from tf_optim_ext import compat, native
 
 _portable = contextvars.ContextVar("portable", default=False)
@@ -35,27 +33,24 @@ def portable():
         _portable.reset(token)
 
 
-def choose(program, variables):
+def choose(program, obstacle):
     """The route of a step that is being traced or run now.
 
     Args:
         program: a `rule.Program`.
-        variables: the `tf.Variable`s it will update.
+        obstacle: why the native library cannot update the variables, or None.
 
     Returns:
         A text that begins with "native" or with "tensorflow:" and a reason.
     """
     if compat.inside_xla():
-        return "tensorflow: inside XLA"
-    if _portable.get():
-        return "tensorflow: inside portable()"
-    if native.why_not():
-        return f"tensorflow: {native.why_not()}"
-    if not native.has(program):
-        return "tensorflow: the rule is not in the native library"
-    for variable in variables:
-        if variable.dtype not in native.FORMATS:
-            return f"tensorflow: weights of dtype {variable.dtype.name}"
-        if tf.DeviceSpec.from_string(variable.device).device_type not in (None, "CPU"):
-            return f"tensorflow: weights on {variable.device}"
-    return f"native ({native.instruction_set()})"
+        reason = "inside XLA"
+    elif _portable.get():
+        reason = "inside portable()"
+    elif native.why_not():
+        reason = native.why_not()
+    elif not native.has(program):
+        reason = "the rule is not in the native library"
+    else:
+        reason = obstacle
+    return f"tensorflow: {reason}" if reason else f"native ({native.instruction_set()})"

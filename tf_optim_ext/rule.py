@@ -278,9 +278,7 @@ class Program:
 
     def reductions(self, stage):
         """Indices of the reductions that pass number `stage` computes."""
-        return [
-            i for i, n in enumerate(self.nodes) if n.op in REDUCTIONS and n.stage == stage + 1
-        ]
+        return [i for i, n in enumerate(self.nodes) if n.op in REDUCTIONS and n.stage == stage + 1]
 
     def roots(self, stage):
         """Indices of the nodes that pass number `stage` must deliver."""
@@ -404,5 +402,3 @@ def _number(targets, slots):
         del outputs[name]
     named = [n.data for n in nodes if n.op == "scalar" and n.data not in RESERVED]
     return Program(tuple(nodes), outputs, slots, (*RESERVED, *sorted(named)))
-
-

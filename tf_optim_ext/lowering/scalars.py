@@ -45,6 +45,9 @@ class Scalars:
 
     def subset(self, indices):
         """The numbers for some of the variables."""
+        several = [v for v in self.hyperparameters.values() if isinstance(v, list)]
+        if not several and not (tf.is_tensor(self.gradient_scale) and self.gradient_scale.shape):
+            return self
         scale = self.gradient_scale
         if tf.is_tensor(scale) and scale.shape.rank == 1:
             scale = tf.gather(scale, indices)

@@ -91,9 +91,14 @@ def _scalar_operation(name):
             except (ArithmeticError, ValueError):
                 pass  # infinities and NaN are TensorFlow's to make
         return OPERATIONS[name](
-            *(tf.cast(a, tf.float64) if not _is_number(a) and a.dtype != tf.bool
-              else a if not _is_number(a) or isinstance(a, bool)
-              else tf.constant(a, tf.float64) for a in args)
+            *(
+                tf.cast(a, tf.float64)
+                if not _is_number(a) and a.dtype != tf.bool
+                else a
+                if not _is_number(a) or isinstance(a, bool)
+                else tf.constant(a, tf.float64)
+                for a in args
+            )
         )
 
     return run

@@ -130,13 +130,13 @@ def step(program, weights, gradients, slots, scalars):
         program: a `rule.Program` for which `has` holds.
         weights: handles of the variables.
         gradients: dense tensors.
-        slots: for each slot of the program, in order, the handles of its variables.
+        slots: handles of the slots, those of one name together, in the order of the program.
         scalars: a `lowering.Scalars`.
     """
     _library().ops.tf_optim_ext_step(
         weights=weights,
-        slots=[handle for handles in slots for handle in handles],
-        gradients=gradients,
+        slots=slots,
+        gradients=_readable(gradients),
         step=scalars.step,
         learning_rate=scalars.learning_rate,
         gradient_scale=scalars.gradient_scale,
@@ -145,9 +145,13 @@ def step(program, weights, gradients, slots, scalars):
     )
 
 
+def _readable(gradients):
+    return [g if g.dtype in FORMATS else tf.cast(g, tf.float32) for g in gradients]
+
+
 def squared_norms(gradients):
     """Sums of squares of dense tensors: a float64 tensor with one element for each."""
-    return _library().ops.tf_optim_ext_squared_norms(gradients=gradients)
+    return _library().ops.tf_optim_ext_squared_norms(gradients=_readable(gradients))
 
 
 def stream(arrays_in_out, reads, threads=1):

@@ -136,4 +136,3 @@ def build_or_report(target):
         report = {"error": str(error)}
     (target / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     return report["error"]
-

@@ -1,0 +1,88 @@
+"""Shapes of the trainable variables of well-known models.
+
+A step's time depends on the shapes alone, so the benchmark needs no model and no download.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+Shape = tuple[int, ...]
+
+
+def matrices() -> Iterator[Shape]:
+    """Three large matrices: 50 million weights and next to no overhead per variable."""
+    for _ in range(3):
+        yield 4096, 4096
+
+
+def bert() -> Iterator[Shape]:
+    """BERT-base with its pooler: 199 variables, 109 million weights."""
+    width, inner = 768, 3072
+    for rows in (30522, 512, 2):  # words, positions, segments
+        yield rows, width
+    yield from _norm(width)
+    for _ in range(12):
+        for _ in range(4):  # query, key, value, output
+            yield from _dense(width, width)
+        yield from _norm(width)
+        yield from _dense(width, inner)
+        yield from _dense(inner, width)
+        yield from _norm(width)
+    yield from _dense(width, width)
+
+
+def resnet50() -> Iterator[Shape]:
+    """ResNet-50 as in the paper, convolutions without bias: 161 variables, 26 million weights."""
+    return _resnet50(bias=False)
+
+
+def resnet50_keras() -> Iterator[Shape]:
+    """`keras.applications.ResNet50`, whose convolutions have a bias: 214 variables."""
+    return _resnet50(bias=True)
+
+
+def _dense(inputs: int, outputs: int) -> Iterator[Shape]:
+    yield inputs, outputs
+    yield (outputs,)
+
+
+def _norm(channels: int) -> Iterator[Shape]:
+    yield (channels,)
+    yield (channels,)
+
+
+def _convolution(size: int, inputs: int, outputs: int, bias: bool) -> Iterator[Shape]:
+    yield size, size, inputs, outputs
+    if bias:
+        yield (outputs,)
+    yield from _norm(outputs)
+
+
+def _resnet50(bias: bool) -> Iterator[Shape]:
+    yield from _convolution(7, 3, 64, bias)
+    channels = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            if block == 0:
+                yield from _convolution(1, channels, 4 * width, bias)
+            yield from _convolution(1, channels, width, bias)
+            yield from _convolution(3, width, width, bias)
+            yield from _convolution(1, width, 4 * width, bias)
+            channels = 4 * width
+    yield from _dense(channels, 1000)
+
+
+MODELS: dict[str, Callable[[], Iterator[Shape]]] = {
+    "matrices": matrices,
+    "bert": bert,
+    "resnet50": resnet50,
+    "resnet50_keras": resnet50_keras,
+}
+
+
+def of(model: str) -> list[Shape]:
+    return list(MODELS[model]())
+
+
+def weights(shapes: list[Shape]) -> int:
+    return sum(math.prod(shape) for shape in shapes)

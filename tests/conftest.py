@@ -1,0 +1,87 @@
+"""Fixtures shared by all tests."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import contextlib
+
+import pytest
+import registry
+import tensorflow as tf
+
+import tf_optim_ext
+
+tf.config.threading.set_intra_op_parallelism_threads(2)
+
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+
+@pytest.fixture(params=registry.ENTRIES, ids=lambda entry: entry.name)
+def entry(request):
+    """Each optimizer of the registry."""
+    return request.param
+
+
+def _native_routes():
+    """Native routes that this machine can run; the others are reported as skipped."""
+    if tf_optim_ext.native.why_not():
+        return []
+    initial = tf_optim_ext.native.instruction_set()
+    possible = []
+    for name in INSTRUCTION_SETS:
+        with contextlib.suppress(ValueError):
+            tf_optim_ext.native.use(name)
+            possible.append(name)
+    tf_optim_ext.native.use(initial)
+    return possible
+
+
+POSSIBLE = _native_routes()
+ROUTES = ("tensorflow", "xla", *INSTRUCTION_SETS)
+
+
+class Route:
+    """A way to run a step; `wrap` makes a callable take it, `expected` is what `route` says."""
+
+    def __init__(self, name):
+        self.name = name
+        self.expected = {
+            "tensorflow": "tensorflow: inside portable()",
+            "xla": "tensorflow: inside XLA",
+        }.get(name, f"native ({name})")
+
+    def wrap(self, step):
+        if self.name == "xla":
+            return tf.function(step, jit_compile=True)
+        if self.name == "tensorflow":
+
+            def portable_step(*args):
+                with tf_optim_ext.portable():
+                    return step(*args)
+
+            return portable_step
+        return step
+
+
+@pytest.fixture(params=ROUTES)
+def route(request):
+    """Each route; the instruction set in use is restored afterwards."""
+    name = request.param
+    if name not in INSTRUCTION_SETS:
+        yield Route(name)
+        return
+    if name not in POSSIBLE:
+        reason = tf_optim_ext.native.why_not() or f"this processor has no {name}"
+        pytest.skip(reason)
+    initial = tf_optim_ext.native.instruction_set()
+    tf_optim_ext.native.use(name)
+    yield Route(name)
+    tf_optim_ext.native.use(initial)
+
+
+@pytest.fixture
+def native_only():
+    """Skips a test that is about the native library where there is none."""
+    if tf_optim_ext.native.why_not():
+        pytest.skip(tf_optim_ext.native.why_not())
