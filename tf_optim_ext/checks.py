@@ -160,9 +160,9 @@ def gradient(value, variable):
         ValueError: its shape is not the variable's.
     """
     sparse = isinstance(value, tf.IndexedSlices)
-    if tf.is_tensor(value) and not sparse and value.shape == variable.shape:
-        if value.dtype.is_floating:
-            return value
+    fits = tf.is_tensor(value) and not sparse and value.shape == variable.shape
+    if fits and value.dtype.is_floating:
+        return value
     if not sparse and not tf.is_tensor(value):
         value = tf.convert_to_tensor(compat.tensorflow_variable(value))
     if not value.dtype.is_floating:

@@ -3,10 +3,11 @@
 import tensorflow as tf
 
 from tf_optim_ext import checks
+from tf_optim_ext.state import State
 
 
-class Interface:
-    """Part of `Optimizer`: `minimize`, `get_gradients`, `get_updates`, `add_weight`, `lr`."""
+class Interface(State):
+    """Base of `Optimizer`: `minimize`, `get_gradients`, `get_updates`, `add_weight`, `lr`."""
 
     def minimize(self, loss, var_list, grad_loss=None, name=None, tape=None):
         """Computes gradients of `loss` and applies them.

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,7 +12,6 @@ from tf_optim_ext.interface import Interface
 from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
 from tf_optim_ext.lowering.scalars import Scalars
 from tf_optim_ext.rule import clip, trace, where
-from tf_optim_ext.state import State
 
 # What every constructor accepts beside the hyperparameters: Keras' names and defaults.
 BASE_ARGUMENTS = {
@@ -38,7 +38,7 @@ BASE_RANGES = {
 FRAME_HYPERPARAMETERS = ("clipvalue", "weight_decay")
 
 
-class Optimizer(Interface, State, tf.keras.optimizers.Optimizer):
+class Optimizer(Interface):
     """Base class of all optimizers: a `tf.keras.optimizers.Optimizer` made of a rule.
 
     A subclass declares what it has and writes its maths once; variables, configuration, saving and
@@ -89,11 +89,11 @@ class Optimizer(Interface, State, tf.keras.optimizers.Optimizer):
         TypeError: an argument is unknown or missing.
     """
 
-    slots = ()
-    slot_initializers = {}
-    hyperparameters = {}
-    flags = ()
-    rule = None
+    slots: tuple[str, ...] = ()
+    slot_initializers: dict[str, Any] = {}
+    hyperparameters: dict[str, str] = {}
+    flags: tuple[str, ...] = ()
+    rule: Any = None
 
     def __init__(self, learning_rate=0.001, **kwargs):
         owner = type(self).__name__

@@ -384,7 +384,9 @@ def trace(rule, slots=(), hyperparameters=(), flags=None):
 
 def _number(targets, slots):
     """Gives every distinct expression an index, arguments first."""
-    nodes, index_of, done = [], {}, {}
+    nodes: list[Node] = []
+    index_of: dict[Node, int] = {}
+    done: dict[int, int] = {}
 
     def visit(expr):
         if id(expr) not in done:
@@ -400,5 +402,5 @@ def _number(targets, slots):
     unchanged = [n for n, i in outputs.items() if nodes[i] == Node("input", (), n, True)]
     for name in unchanged:
         del outputs[name]
-    named = [n.data for n in nodes if n.op == "scalar" and n.data not in RESERVED]
+    named = [str(n.data) for n in nodes if n.op == "scalar" and n.data not in RESERVED]
     return Program(tuple(nodes), outputs, slots, (*RESERVED, *sorted(named)))

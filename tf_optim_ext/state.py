@@ -13,12 +13,14 @@ class VariableList(list):
         return self
 
 
-class State:
-    """Part of `Optimizer`: everything about its variables.
+class State(tf.keras.optimizers.Optimizer):
+    """Base of `Optimizer`: everything about its variables.
 
     A *slot* is a variable that belongs to one variable of the model, for example its momentum.
     Slots are float32 (float64 for float64 variables), also for 16-bit weights.
     """
+
+    built: bool
 
     def _init_state(self):
         # Set past `__setattr__`: Keras and TensorFlow would track what is inside as attributes, and
@@ -201,7 +203,7 @@ class State:
         Raises:
             ValueError: what is stored does not fit this optimizer; nothing is changed then.
         """
-        stored = {key: np.asarray(store[key]) for key in store.keys()}
+        stored = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118 (h5 stores)
         if not self.built and len(stored) > len(self._variables):
             self.__dict__["_pending_store"] = stored
             return

@@ -45,7 +45,7 @@ class Targets:
     @functools.cached_property
     def groups(self):
         """The variables by device."""
-        members = {}
+        members: dict[str, list[int]] = {}
         for i, weight in enumerate(self.weights):
             members.setdefault(weight.device, []).append(i)
         return [

@@ -249,7 +249,8 @@ def emit(programs):
     Returns:
         The text of a source file, to be compiled once per instruction set.
     """
-    titles, unique = {}, {}
+    titles: dict[str, list[str]] = {}
+    unique: dict[str, rule.Program] = {}
     for title, program in programs:
         titles.setdefault(program.fingerprint, []).append(title)
         unique[program.fingerprint] = program
@@ -261,7 +262,8 @@ def emit(programs):
     pointers = "\n".join(f"    &{kernel_name(p)}::kernel," for p in unique.values())
     parts.append(f"static const Kernel* const kernels[] = {{\n{pointers}\n}};")
     parts.append(
-        f"extern const Table table = {{{len(unique)}, kernels, load, store, sum_of_squares, stream}};\n\n"
+        f"extern const Table table = {{{len(unique)}, kernels, load, store, sum_of_squares, "
+        "stream};\n\n"
         "}  // namespace TF_OPTIM_EXT_ISA\n}  // namespace tf_optim_ext"
     )
     return "\n\n".join(parts) + "\n"

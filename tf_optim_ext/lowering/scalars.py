@@ -1,6 +1,7 @@
 """The numbers of one step, as the lowerings take them."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,9 +19,9 @@ class Scalars:
         hyperparameters: dict from name to a float, or to a list with a float for each variable.
     """
 
-    step: object
-    learning_rate: object
-    gradient_scale: object
+    step: Any
+    learning_rate: Any
+    gradient_scale: Any
     hyperparameters: dict
 
     def rows(self, program):

@@ -4,6 +4,7 @@ Arithmetic is in float32 (float64 for float64 weights), whatever the dtype of we
 """
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -60,7 +61,7 @@ OPERATIONS = {
     "reduce_sum": tf.reduce_sum,
     "reduce_max": lambda x: tf.maximum(tf.reduce_max(x), 0.0),
 }
-_PYTHON = {
+_PYTHON: dict[str, Callable] = {
     "add": lambda x, y: x + y,
     "subtract": lambda x, y: x - y,
     "multiply": lambda x, y: x * y,
@@ -83,6 +84,13 @@ _PYTHON = {
 }
 
 
+def _to_float64(x):
+    if _is_number(x):
+        # `tf.cast` would go by way of float32.
+        return x if isinstance(x, bool) else tf.constant(x, tf.float64)
+    return x if x.dtype == tf.bool else tf.cast(x, tf.float64)
+
+
 def _scalar_operation(name):
     def run(*args):
         if name in _PYTHON and all(map(_is_number, args)):
@@ -90,16 +98,7 @@ def _scalar_operation(name):
                 return _PYTHON[name](*args)
             except (ArithmeticError, ValueError):
                 pass  # infinities and NaN are TensorFlow's to make
-        return OPERATIONS[name](
-            *(
-                tf.cast(a, tf.float64)
-                if not _is_number(a) and a.dtype != tf.bool
-                else a
-                if not _is_number(a) or isinstance(a, bool)
-                else tf.constant(a, tf.float64)
-                for a in args
-            )
-        )
+        return OPERATIONS[name](*map(_to_float64, args))
 
     return run
 

@@ -1,0 +1,55 @@
+"""`python -m tf_optim_ext` reports what is installed and in use."""
+
+import itertools
+import platform
+
+import keras
+import tensorflow as tf
+
+from tf_optim_ext import native, optimizers
+from tf_optim_ext.version import __version__
+
+HEADER = ("Optimizer", "Slots", "Bytes of state per weight", "Passes over memory", "Lowering")
+
+
+def rows():
+    """The table of optimizers: one row for each set of slots that an optimizer may have."""
+    for cls in optimizers.ALL:
+        seen = set()
+        for values in itertools.product((False, True), repeat=len(cls.flags)):
+            flags = dict(zip(cls.flags, values))
+            program = cls.program(**flags)
+            if program.slots in seen:
+                continue
+            seen.add(program.slots)
+            on = ", ".join(name.removeprefix("has_") for name, value in flags.items() if value)
+            yield (
+                f"{cls.__name__} ({on})" if on else cls.__name__,
+                ", ".join(program.slots) or "none",
+                str(4 * len(program.slots)),
+                str(program.passes),
+                "native" if native.has(program) else "TensorFlow",
+            )
+
+
+def markdown():
+    """The table in Markdown."""
+    lines = [HEADER, tuple("---" for _ in HEADER), *rows()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main():
+    print(f"tf_optim_ext {__version__}")
+    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, ", end="")
+    print(f"Python {platform.python_version()}, {platform.machine()}")
+    reason = native.why_not()
+    print(f"Native library: {f'not in use: {reason}' if reason else native.instruction_set()}")
+    table = [HEADER, *rows()]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    print()
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+if __name__ == "__main__":
+    main()
