@@ -8,6 +8,9 @@ All rows of a model update the same weights with the same gradients, each with i
 windows of all rows are interleaved in random order; a row is the median over its windows. GB/s
 counts the bytes a step cannot avoid (read weight, gradient and slots, write weight and slots). The
 memory limit is a plain loop over as many bytes in the same run.
+
+By default malloc is told to keep freed memory, which is the best case for the rows that allocate
+temporaries; --nokeep_memory shows what a program gets that does not say so.
 """
 
 import gc
@@ -34,6 +37,7 @@ flags.DEFINE_integer("windows", 15, "Windows per row.", lower_bound=1)
 flags.DEFINE_float("window_seconds", 0.2, "A window is at least about this long.", lower_bound=0)
 flags.DEFINE_list("peers", list(_rows.PEERS), "Which peers to measure; may be empty.")
 flags.DEFINE_float("memory_gb", 0, "Memory for slots; 0 for half of what is free.", lower_bound=0)
+flags.DEFINE_bool("keep_memory", True, "Let malloc keep freed memory: peers allocate a lot.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, gradients and order.")
 flags.DEFINE_bool("quick", False, "ResNet-50, few short windows, without the slowest rows.")
 flags.DEFINE_string("out", "benchmarks/results/step_time.json", "Results; --quick writes none "
@@ -111,6 +115,9 @@ def measure_group(
     gc.freeze()  # no row shall pay for collecting the graphs of the others
     _harness.interleave(ready, FLAGS.windows, lambda: progress.advance(bar), FLAGS.seed)
     gc.unfreeze()
+    for row in rows:  # last, as it takes from the allocator what it kept for the windows
+        if row.timed is not None:
+            row.peak_growth = _harness.peak_growth(row.timed.step)
     return rows
 
 
@@ -122,7 +129,6 @@ def prepare(spec: _rows.Spec, work: _rows.Work, slots: int) -> _rows.Row:
         row = _rows.build(spec, FLAGS.optimizer, work, slots, FLAGS.threads, traces)
         if row.timed is not None:
             _harness.warm_up(row.timed, FLAGS.window_seconds)
-            row.peak_growth = _harness.peak_growth(row.timed.step)
             row.take_route()
     except Exception as error:  # one peer that does not run must not cost the others
         row.fail(f"failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
@@ -141,6 +147,7 @@ def failures_of_ours(models: list[_report.Json]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    kept = FLAGS.keep_memory and _harness.keep_freed_memory()
     set_up_tensorflow()
     logging.set_verbosity(logging.ERROR)
     if FLAGS.quick:
@@ -149,6 +156,8 @@ def main(argv: list[str]) -> None:
     # Into a file or a pipe, rich assumes 80 columns, which would cut the routes short.
     console = console if console.is_terminal else Console(width=140)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    page = _harness.fresh_page_microseconds()
+    console.print(f"malloc keeps freed memory: {kept}; a fresh page costs {page:.2f} microseconds")
     models = []
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         for name in FLAGS.models:
@@ -158,7 +167,9 @@ def main(argv: list[str]) -> None:
         _report.print_model(console, model)
     if not FLAGS.quick or FLAGS["out"].present:
         names = ("optimizer", "threads", "windows", "window_seconds", "peers", "quick", "seed")
-        _report.write(Path(FLAGS.out), {name: FLAGS[name].value for name in names}, models)
+        settings = {name: FLAGS[name].value for name in names}
+        settings |= {"malloc_keeps_memory": kept, "fresh_page_microseconds": page}
+        _report.write(Path(FLAGS.out), settings, models)
         console.print(f"results: {FLAGS.out}")
     if failed := failures_of_ours(models):
         raise SystemExit("step_time: " + "; ".join(failed))

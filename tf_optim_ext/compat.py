@@ -3,9 +3,11 @@
 Checked with TensorFlow 2.21.0 and Keras 3.15.1.
 """
 
+import sys
+
 import tensorflow as tf
 from keras.src.utils.tracking import no_automatic_dependency_tracking  # noqa: F401
-from tensorflow.python.saved_model import save_context
+from tensorflow.python.saved_model import save
 
 
 def inside_xla():
@@ -14,8 +16,15 @@ def inside_xla():
 
 
 def exporting_saved_model():
-    """Whether a SavedModel is being written."""
-    return save_context.in_save_context()
+    """Whether a SavedModel is being written.
+
+    TensorFlow's own `save_context` is left before the variables are written, so this looks for the
+    caller.
+    """
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not save.save_and_return_nodes.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def tensorflow_variable(variable):

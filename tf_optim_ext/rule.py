@@ -127,7 +127,13 @@ def _expr(value):
 
 
 def _apply(op, *args):
-    return Expr(op, tuple(_expr(a) for a in args))
+    args = tuple(_expr(a) for a in args)
+    for arg in args[1:] if op == "where" else args:
+        if arg.op in COMPARISONS:
+            raise TypeError(
+                f"A comparison is no number: use `where(condition, 1.0, 0.0)`. Received: {arg!r}"
+            )
+    return Expr(op, args)
 
 
 def sqrt(x):
@@ -194,8 +200,9 @@ def lerp(x, y, weight):
 
 def _reduce(op, x):
     x = _expr(x)
-    if not x.tensor:
-        raise TypeError(f"Reductions take a tensor. Received the scalar {x!r}")
+    if not x.tensor or x.op in COMPARISONS:
+        what = "comparison" if x.op in COMPARISONS else "scalar"
+        raise TypeError(f"Reductions take a tensor. Received the {what} {x!r}")
     reduced = Expr(op, (x,), stage=x.stage + 1)
     reduced.tensor = False
     return reduced
@@ -385,17 +392,18 @@ def trace(rule, slots=(), hyperparameters=(), flags=None):
 def _number(targets, slots):
     """Gives every distinct expression an index, arguments first."""
     nodes: list[Node] = []
-    index_of: dict[Node, int] = {}
+    index_of: dict[str, int] = {}
     done: dict[int, int] = {}
 
     def visit(expr):
         if id(expr) not in done:
             args = tuple(visit(a) for a in expr.args)
             node = Node(expr.op, args, expr.data, expr.tensor, expr.stage)
-            if node not in index_of:
-                index_of[node] = len(nodes)
+            # By text: 0.0 == -0.0, but they are two constants.
+            if repr(node) not in index_of:
+                index_of[repr(node)] = len(nodes)
                 nodes.append(node)
-            done[id(expr)] = index_of[node]
+            done[id(expr)] = index_of[repr(node)]
         return done[id(expr)]
 
     outputs = {name: visit(expr) for name, expr in targets.items()}

@@ -42,7 +42,8 @@ DOUBLE_OPERATIONS = {
     "log": "log({})",
 }
 STRIP_REDUCTIONS = {"reduce_sum": "strip_sum", "reduce_max": "strip_max"}
-MAX_ARRAYS = 16  # kMaxArrays in native/kernel.h
+# kMaxArrays, kMaxScalars and kMaxReductions in native/kernel.h.
+MAX_ARRAYS, MAX_SCALARS, MAX_REDUCTIONS = 16, 64, 8
 COMBINE = {"reduce_sum": "kSum", "reduce_max": "kMax"}
 
 
@@ -148,7 +149,7 @@ def _load_lines(program, stage, handed):
     for position, name in enumerate(_array_names(program)):
         if name in reads or name in writes:
             const = "" if name in writes else "const "
-            lines.append(f"{const}float* __restrict {name}_ = a[{position}];")
+            lines.append(f"{const}float* __restrict p_{name} = a[{position}];")
     for position, i in enumerate(handed):
         if program.nodes[i].is_condition:
             lines.append(f"const bool {_local_name(program, position, i)} = c[{position}] != 0.0f;")
@@ -168,8 +169,9 @@ def _loop_body(program, stage, handed):
     loads = []
     for i in needed:
         if program.nodes[i].op == "input":
-            name = leaves[i] = program.nodes[i].data
-            loads.append(f"const float {name} = {name}_[i];")
+            name = program.nodes[i].data
+            leaves[i] = f"v_{name}"  # a slot may be called `i` or `double`
+            loads.append(f"const float v_{name} = p_{name}[i];")
     body = _Body(program, "float", FLOAT_OPERATIONS, leaves)
     body.write(needed, _shared(program, needed, program.roots(stage)))
     return loads, body
@@ -183,7 +185,7 @@ def _pass_function(program, stage):
         f"static void pass{stage}(const int64_t n, float* const* a, const float* c, double* r)"
     )
     if stage == program.passes - 1:
-        stores = [f"{name}_[i] = {body.expression(i)};" for name, i in program.outputs.items()]
+        stores = [f"p_{name}[i] = {body.expression(i)};" for name, i in program.outputs.items()]
         lines = [*head, "for (int64_t i = 0; i < n; ++i) {"]
         lines += [f"  {line}" for line in (*loads, *body.statements, *stores)]
         return _function(signature, [*lines, "}"])
@@ -212,6 +214,18 @@ def _mask(program, names):
     return sum(1 << i for i, name in enumerate(_array_names(program)) if name in names)
 
 
+def _check_limits(program, title):
+    scalars = max(len(_handed_over(program, stage)) for stage in range(program.passes))
+    reductions = sum(len(program.reductions(stage)) for stage in range(program.passes))
+    for count, limit, what in (
+        (len(program.slots), MAX_ARRAYS - 2, "slots"),
+        (scalars, MAX_SCALARS, "scalars in one pass"),
+        (reductions, MAX_REDUCTIONS, "reductions"),
+    ):
+        if count > limit:
+            raise ValueError(f"{title} has {count} {what}; a native kernel has at most {limit}.")
+
+
 def emit_program(program, title):
     """C++ source of one program: a namespace with its functions and a `Kernel kernel`."""
     parts, rows = [], []
@@ -223,8 +237,7 @@ def emit_program(program, title):
             f"    {{scalars{stage}, pass{stage}, {_mask(program, reads):#x}, "
             f"{_mask(program, writes):#x}, {len(program.reductions(stage))}, {{{combine}}}}},"
         )
-    if len(_array_names(program)) > MAX_ARRAYS:
-        raise ValueError(f"{title} has more than {MAX_ARRAYS - 2} slots.")
+    _check_limits(program, title)
     name = kernel_name(program)
     table = "\n".join(["static const Pass passes[] = {", *rows, "};"])
     kernel = (

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tf_optim_ext import compat
 from tf_optim_ext.lowering import interpreter
 
 
@@ -22,11 +23,25 @@ def _multiply(x, y):
 
 
 def _minimum(x, y):
-    return x if _is_number(y) and y == math.inf else tf.minimum(x, y)
+    return x if _is_number(y) and y == math.inf else _keep_nan(y, tf.minimum(x, y))
 
 
 def _maximum(x, y):
-    return x if _is_number(y) and y == -math.inf else tf.maximum(x, y)
+    return x if _is_number(y) and y == -math.inf else _keep_nan(y, tf.maximum(x, y))
+
+
+def _reduce_max(x):
+    highest = tf.maximum(tf.reduce_max(x), 0.0)
+    if not compat.inside_xla():
+        return highest
+    return tf.where(tf.reduce_any(tf.math.is_nan(x)), tf.constant(math.nan, x.dtype), highest)
+
+
+def _keep_nan(y, result):
+    # On CPUs, XLA's minimum and maximum lose a NaN in their second argument.
+    if _is_number(y) or not compat.inside_xla():
+        return result
+    return tf.where(tf.math.is_nan(y), y, result)
 
 
 def _where(condition, x, y):
@@ -59,14 +74,14 @@ OPERATIONS = {
     "not_equal": tf.not_equal,
     "where": _where,
     "reduce_sum": tf.reduce_sum,
-    "reduce_max": lambda x: tf.maximum(tf.reduce_max(x), 0.0),
+    "reduce_max": _reduce_max,
 }
 _PYTHON: dict[str, Callable] = {
     "add": lambda x, y: x + y,
     "subtract": lambda x, y: x - y,
     "multiply": lambda x, y: x * y,
     "divide": lambda x, y: x / y,
-    "power": lambda x, y: x**y,
+    "power": math.pow,
     "negative": lambda x: -x,
     "sqrt": math.sqrt,
     "absolute": abs,
@@ -141,8 +156,16 @@ def _update(program, weight, gradient, slots, known):
     def in_float64(name):
         return lambda x: tf.cast(OPERATIONS[name](x), tf.float64)
 
+    def where(condition, x, y):
+        # A rule may choose between numbers, which have neither dtype nor shape.
+        x, y = (tf.constant(v, dtype) if _is_number(v) else v for v in (x, y))
+        chosen = _where(condition, x, y)
+        same = chosen.shape == weight.shape
+        return chosen if same else tf.broadcast_to(chosen, weight.shape)
+
     operations = {
         **OPERATIONS,
+        "where": where,
         "reduce_sum": in_float64("reduce_sum"),
         "reduce_max": in_float64("reduce_max"),
     }

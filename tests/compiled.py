@@ -1,0 +1,85 @@
+"""Compiles kernels and the native driver without TensorFlow, and calls them."""
+
+import concurrent.futures
+import ctypes
+import pathlib
+import subprocess
+
+import ml_dtypes
+import numpy as np
+
+from tf_optim_ext.lowering import cpp
+from tf_optim_ext.native import build
+
+SOURCES = pathlib.Path(__file__).parent / "native"
+FORMATS = [np.dtype(d) for d in (np.float32, ml_dtypes.bfloat16, np.float16)]
+
+
+def compile_with_driver(folder, kernels, source, output, flags=()):
+    """Builds one of `SOURCES` with the driver and kernels.
+
+    Args:
+        folder: where to.
+        kernels: C++ source of the kernels.
+        source: name of the file in `SOURCES`.
+        output: name of the program or library to make.
+        flags: more flags for it.
+
+    Returns:
+        Path of the program or library.
+
+    Raises:
+        build.BuildError: there is no compiler.
+        subprocess.CalledProcessError: the compiler refused something.
+    """
+    compiler = build.find_compiler()
+    (folder / "kernels.cc").write_text(kernels)
+    commands, objects = build.compile_commands(compiler, folder / "kernels.cc", folder, None)
+    # The driver's own flags, sanitizers among them.
+    own = [*commands[0][: commands[0].index("-c")], *flags]
+    objects.append(str(folder / "own.o"))
+    commands.append([*own, "-c", str(SOURCES / source), "-o", objects[-1]])
+
+    def run(command):
+        return subprocess.run(command, check=True, capture_output=True, text=True)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, commands))
+    run([*own, "-pthread", *objects, "-o", str(folder / output)])
+    return folder / output
+
+
+class Library:
+    """Kernels of given programs."""
+
+    def __init__(self, folder, programs):
+        kernels = cpp.emit([(f"program {i}", p) for i, p in enumerate(programs)])
+        path = compile_with_driver(folder, kernels, "library.cc", "library.so", ["-shared"])
+        self._run = ctypes.CDLL(str(path)).run
+
+    def has(self, instruction_set):
+        return self._run(instruction_set.encode(), b"", 0, None, None, None) != 1
+
+    def run(self, instruction_set, program, arrays, scalars):
+        """Runs a program in place.
+
+        Args:
+            instruction_set: name of one that `has` holds for.
+            program: one of the programs.
+            arrays: contiguous arrays: weights, gradient, slots.
+            scalars: dict of the values of `program.scalars`, without "size".
+        """
+        assert len(arrays) == 2 + len(program.slots)
+        assert all(a.flags.c_contiguous and a.shape == arrays[0].shape for a in arrays)
+        pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+        formats = (ctypes.c_int * len(arrays))(*(FORMATS.index(a.dtype) for a in arrays))
+        h = [float("nan") if name == "size" else scalars[name] for name in program.scalars]
+        problem = self._run(
+            instruction_set.encode(),
+            cpp.kernel_name(program).encode(),
+            ctypes.c_int64(arrays[0].size),
+            pointers,
+            formats,
+            (ctypes.c_double * len(h))(*h),
+        )
+        assert problem == 0, problem

@@ -1,0 +1,26 @@
+// Runs one kernel over arrays that NumPy holds: for tests of rules that are in no optimizer.
+#include <cstdint>
+#include <vector>
+
+#include "driver.h"
+
+namespace toe = tf_optim_ext;
+
+// Returns 0; 1 if this processor lacks the instruction set; 2 if there is no such kernel.
+extern "C" __attribute__((visibility("default"))) int run(const char* instruction_set,
+                                                          const char* name, int64_t size,
+                                                          void* const* data, const int* formats,
+                                                          const double* h) {
+  const toe::Table* table = toe::FindTable(instruction_set);
+  if (table == nullptr) return 1;
+  const toe::Kernel* kernel = toe::FindKernel(*table, name);
+  if (kernel == nullptr) return 2;
+  std::vector<toe::Array> arrays;
+  for (int i = 0; i < 2 + kernel->slots; ++i)
+    arrays.push_back({data[i], static_cast<toe::Format>(formats[i])});
+  toe::Run(*table, *kernel, {{size, arrays.data(), h}},
+           [](int64_t count, int64_t, const std::function<void(int64_t, int64_t)>& work) {
+             work(0, count);
+           });
+  return 0;
+}

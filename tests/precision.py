@@ -1,0 +1,34 @@
+"""How far a result in float32 is from one in float64."""
+
+import numpy as np
+
+# Half the distance from 1 to the next float32: the largest relative error of one operation.
+ROUNDING = 2.0**-24
+# Kernels flush what is below the smallest normal float32 to zero, and so may TensorFlow's threads.
+SMALLEST = 2.0**-126
+
+
+def roundings(actual, expected):
+    """The largest error over some steps, in roundings of the largest magnitude so far.
+
+    That magnitude is the scale of rounding errors where an average or a weight comes to cancel.
+
+    Args:
+        actual: arrays, the initial value first and then the value after every step.
+        expected: float64 arrays, likewise.
+
+    Returns:
+        The number; infinity where one is finite and the other is not.
+    """
+    actual = np.stack([np.asarray(a, np.float64) for a in actual])
+    expected = np.stack([np.asarray(e, np.float64) for e in expected])
+    assert actual.shape == expected.shape
+    if not actual.size:
+        return 0.0
+    scale = np.maximum.accumulate(np.abs(expected), axis=0)
+    with np.errstate(invalid="ignore"):
+        error = np.maximum(np.abs(actual - expected) - 4 * SMALLEST, 0)
+        result = np.where(scale > 0, error / np.maximum(scale, SMALLEST), error) / ROUNDING
+    result = np.where(np.isnan(actual) & np.isnan(expected), 0, result)
+    result = np.where((actual == expected), 0, result)
+    return float(np.max(np.where(np.isnan(result), np.inf, result)))

@@ -1,0 +1,85 @@
+"""What the documentation says is true."""
+
+import doctest
+import pathlib
+import re
+import runpy
+
+import pytest
+
+import tf_optim_ext
+from tf_optim_ext import __main__, native, optimizers, programs, route
+from tf_optim_ext.lowering import cpp
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_readme_examples_run(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # As a file: AutoGraph reads the source of what it transforms.
+    (tmp_path / "example.py").write_text(BLOCKS[number])
+    runpy.run_path("example.py")
+
+
+def test_readme_has_an_example_of_each_use():
+    text = "\n".join(BLOCKS)
+    for call in ("model.compile", "tf.GradientTape", "tf.saved_model.save", "def rule("):
+        assert call in text
+
+
+def test_readme_table_is_the_generated_one(native_only):
+    table = re.search(r"<!-- optimizers: .*? -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert table.group(1) == __main__.markdown()
+
+
+@pytest.mark.parametrize("cls", optimizers.ALL, ids=lambda cls: cls.__name__)
+def test_docstring_examples(cls):
+    module = __import__(cls.__module__, fromlist=["_"])
+    results = doctest.testmod(module)
+    assert results.attempted >= 4
+    assert results.failed == 0
+
+
+def test_route_docstring_example():
+    results = doctest.testmod(route)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("cls", optimizers.ALL, ids=lambda cls: cls.__name__)
+def test_docstrings_tell_arguments_and_source(cls):
+    for name in (*cls.hyperparameters, "learning_rate", "weight_decay"):
+        assert f"{name}:" in cls.__doc__, name
+    assert "arXiv" in cls.__doc__ or "Reference:" in cls.__doc__
+
+
+def test_everything_public_is_documented():
+    for name in tf_optim_ext.__all__:
+        assert getattr(tf_optim_ext, name).__doc__, name
+
+
+def test_report(capsys):
+    __main__.main()
+    printed = capsys.readouterr().out
+    assert f"tf_optim_ext {tf_optim_ext.__version__}" in printed
+    assert (native.instruction_set() or native.why_not()) in printed
+    for cls in optimizers.ALL:
+        assert cls.__name__ in printed
+
+
+def test_emitted_source_can_be_printed(capsys):
+    cpp.main(["Lamb"])
+    printed = capsys.readouterr().out
+    assert "pass1" in printed
+    assert "AdamW" not in printed
+
+
+def test_every_optimizer_is_public_and_compiled(native_only):
+    for cls in optimizers.ALL:
+        assert getattr(tf_optim_ext, cls.__name__) is cls
+        assert cls.__name__ in tf_optim_ext.__all__
+    for title, program in programs.all_programs():
+        assert native.has(program), title
