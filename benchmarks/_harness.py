@@ -94,7 +94,8 @@ def keep_freed_memory() -> bool:
         return False
     # More arenas than one would be limited to small blocks and returned when empty.
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    refused = [name for name, value in settings if mallopt(name, value) != 1]
+    return not refused
 
 
 def fresh_page_microseconds(megabytes: int = 64) -> float:

@@ -31,7 +31,7 @@ DIRECTORY = pathlib.Path(__file__).parent / "trajectories"
 
 STEPS = 25
 
-SCALAR, VECTOR, MATRIX, TENSOR = (), (3,), (4, 5), (2, 3, 4)
+SCALAR, VECTOR, SMALL, MATRIX, TENSOR = (), (3,), (3, 4), (4, 5), (2, 3, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,16 @@ _TORCH_NEGLIGIBLE_EPSILON = (
 )
 _TORCH_BETA_2_IS_0 = "epsilon = eps * sqrt(1 - beta_2^t) = eps, as beta_2 is 0"
 _TORCH_MOMENTUM = "torch's momentum_buffer is multiplied by -lr to give the slot momentum"
+# torch adds eps to the square root of which the references have epsilon inside.
+_TORCH_EPSILON_OUTSIDE = (
+    "epsilon = eps^2, which is the same where the square is zero; elsewhere both are negligible"
+)
+_TORCH_RMSPROP_MOMENTUM = "torch's momentum_buffer is multiplied by lr to give the slot momentum"
+_TORCH_NO_EPSILON = "eps is 0, whose place beside or inside the square root does not matter"
+_TORCH_ADAMAX_EPSILON = (
+    "eps, which torch adds to the absolute gradients, is subtracted from torch's exp_inf to give"
+    " the slot norm; it is negligible unless all gradients so far are zero, and so the momentum"
+)
 
 
 def _torch_adam(name, implementation, shapes, conversion=_TORCH_NEGLIGIBLE_EPSILON, **call):
@@ -114,6 +124,32 @@ def _torch_sgd(name, shapes, **call):
         slots=("momentum",) if call["momentum"] else (),
         shapes=shapes,
         conversion=_TORCH_MOMENTUM if call["momentum"] else "",
+    )
+
+
+def _torch(name, implementation, slots, shapes, *, epsilon, conversion="", **call):
+    renamed = {
+        "lr": "learning_rate",
+        "rho": "rho",
+        "alpha": "rho",
+        "momentum": "momentum",
+        "centered": "centered",
+        "initial_accumulator_value": "initial_accumulator_value",
+    }
+    arguments = {ours: call[theirs] for theirs, ours in renamed.items() if theirs in call}
+    if "betas" in call:
+        arguments["beta_1"], arguments["beta_2"] = call["betas"]
+    # Without this, torch has the decay as part of the gradient.
+    assert call.get("decoupled_weight_decay") or "weight_decay" not in call
+    return Recording(
+        name=f"torch_{name}",
+        implementation=f"torch.optim.{implementation}",
+        call=call | {"foreach": False},
+        reference=implementation.lower(),
+        arguments=arguments | {"epsilon": epsilon, "weight_decay": call.get("weight_decay")},
+        slots=slots,
+        shapes=shapes,
+        conversion=conversion,
     )
 
 
@@ -159,6 +195,9 @@ def _keras(name, implementation, slots, shapes, dtype="float64", **call):
 
 _ADAM = ("momentum", "velocity")
 _AMSGRAD = ("momentum", "velocity", "velocity_hat")
+_ADADELTA = ("accumulated_grad", "accumulated_delta_var")
+_ADAMAX = ("momentum", "norm")
+_FTRL = ("accumulator", "linear")
 
 RECORDINGS = (
     _torch_adam(
@@ -215,6 +254,102 @@ RECORDINGS = (
     _torch_sgd("sgd", (SCALAR, VECTOR), lr=0.15, momentum=0.0, nesterov=False),
     _torch_sgd("sgd_momentum", (SCALAR, VECTOR), lr=0.05, momentum=0.8, nesterov=False),
     _torch_sgd("sgd_nesterov", (VECTOR, TENSOR), lr=0.02, momentum=0.9, nesterov=True),
+    _torch(
+        "adadelta",
+        "Adadelta",
+        _ADADELTA,
+        (VECTOR, SMALL),
+        epsilon=1e-3,
+        lr=0.7,
+        rho=0.85,
+        eps=1e-3,
+    ),
+    _torch(
+        "adagrad",
+        "Adagrad",
+        ("accumulator",),
+        (VECTOR, SMALL),
+        epsilon=1e-60,
+        conversion=_TORCH_EPSILON_OUTSIDE,
+        lr=0.2,
+        initial_accumulator_value=0.0,
+        eps=1e-30,
+    ),
+    _torch(
+        "adagrad_initial",
+        "Adagrad",
+        ("accumulator",),
+        (SCALAR, VECTOR),
+        epsilon=0.0,
+        conversion=_TORCH_NO_EPSILON,
+        lr=0.1,
+        initial_accumulator_value=0.3,
+        eps=0.0,
+    ),
+    _torch(
+        "adamax",
+        "Adamax",
+        _ADAMAX,
+        (VECTOR, SMALL),
+        epsilon=1e-30,
+        conversion=_TORCH_ADAMAX_EPSILON,
+        lr=0.04,
+        betas=(0.8, 0.9),
+        eps=1e-30,
+    ),
+    # With this momentum_decay, torch has Keras' schedule, 0.96^t.
+    _torch(
+        "nadam",
+        "NAdam",
+        _ADAM,
+        (VECTOR, SMALL),
+        epsilon=1e-2,
+        lr=0.03,
+        betas=(0.85, 0.95),
+        eps=1e-2,
+        momentum_decay=1.0,
+        weight_decay=0.2,
+        decoupled_weight_decay=True,
+    ),
+    _torch(
+        "rmsprop",
+        "RMSprop",
+        ("velocity",),
+        (SCALAR, SMALL),
+        epsilon=1e-60,
+        conversion=_TORCH_EPSILON_OUTSIDE,
+        lr=0.02,
+        alpha=0.9,
+        eps=1e-30,
+        momentum=0.0,
+        centered=False,
+    ),
+    _torch(
+        "rmsprop_momentum",
+        "RMSprop",
+        ("velocity", "momentum"),
+        (VECTOR, SMALL),
+        epsilon=1e-60,
+        conversion=f"{_TORCH_EPSILON_OUTSIDE}; {_TORCH_RMSPROP_MOMENTUM}",
+        lr=0.01,
+        alpha=0.95,
+        eps=1e-30,
+        momentum=0.8,
+        centered=False,
+    ),
+    _torch(
+        "rmsprop_centered",
+        "RMSprop",
+        ("velocity", "momentum", "average_gradient"),
+        (SCALAR, SMALL),
+        epsilon=1e-60,
+        conversion=f"{_TORCH_EPSILON_OUTSIDE}; {_TORCH_RMSPROP_MOMENTUM}",
+        lr=0.01,
+        alpha=0.8,
+        eps=1e-30,
+        momentum=0.7,
+        centered=True,
+    ),
     _optax(
         "lion",
         (SCALAR, VECTOR, TENSOR),
@@ -366,6 +501,126 @@ RECORDINGS = (
         epsilon=2**-9,
         weight_decay=None,
     ),
+    _keras(
+        "adadelta",
+        "Adadelta",
+        _ADADELTA,
+        (VECTOR, SMALL),
+        learning_rate=0.75,
+        rho=0.875,
+        epsilon=2**-7,
+        weight_decay=0.25,
+    ),
+    _keras(
+        "adagrad",
+        "Adagrad",
+        ("accumulator",),
+        (VECTOR, MATRIX),
+        learning_rate=2**-3,
+        initial_accumulator_value=0.375,
+        epsilon=2**-6,
+        weight_decay=0.25,
+    ),
+    _keras(
+        "adamax",
+        "Adamax",
+        _ADAMAX,
+        (VECTOR, SMALL),
+        learning_rate=2**-5,
+        beta_1=0.8125,
+        beta_2=0.9375,
+        epsilon=2**-8,
+        weight_decay=0.375,
+    ),
+    # In float32, as Keras rounds the base of its schedule, 0.96, to that in some places.
+    _keras(
+        "nadam_float32",
+        "Nadam",
+        _ADAM,
+        (VECTOR, MATRIX),
+        dtype="float32",
+        learning_rate=2**-5,
+        beta_1=0.8125,
+        beta_2=0.9375,
+        epsilon=2**-8,
+        weight_decay=0.375,
+    ),
+    _keras(
+        "rmsprop",
+        "RMSprop",
+        ("velocity",),
+        (VECTOR, MATRIX),
+        learning_rate=2**-6,
+        rho=0.875,
+        momentum=0.0,
+        epsilon=2**-9,
+        centered=False,
+        weight_decay=0.5,
+    ),
+    _keras(
+        "rmsprop_momentum",
+        "RMSprop",
+        ("velocity", "momentum"),
+        (SCALAR, SMALL),
+        learning_rate=2**-7,
+        rho=0.9375,
+        momentum=0.75,
+        epsilon=2**-10,
+        centered=False,
+        weight_decay=None,
+    ),
+    _keras(
+        "rmsprop_centered",
+        "RMSprop",
+        ("velocity", "average_gradient"),
+        (VECTOR, SMALL),
+        learning_rate=2**-6,
+        rho=0.75,
+        momentum=0.0,
+        epsilon=2**-6,
+        centered=True,
+        weight_decay=0.125,
+    ),
+    _keras(
+        "rmsprop_centered_momentum",
+        "RMSprop",
+        ("velocity", "momentum", "average_gradient"),
+        (SCALAR, SMALL),
+        learning_rate=2**-6,
+        rho=0.8125,
+        momentum=0.625,
+        epsilon=2**-8,
+        centered=True,
+        weight_decay=0.375,
+    ),
+    _keras(
+        "ftrl",
+        "Ftrl",
+        _FTRL,
+        (SCALAR, SMALL),
+        learning_rate=2**-3,
+        learning_rate_power=-0.5,
+        initial_accumulator_value=0.125,
+        l1_regularization_strength=0.0,
+        l2_regularization_strength=0.0,
+        l2_shrinkage_regularization_strength=0.0,
+        beta=0.0,
+        weight_decay=None,
+    ),
+    _keras(
+        "ftrl_regularized",
+        "Ftrl",
+        _FTRL,
+        (VECTOR, SMALL),
+        learning_rate=2**-2,
+        learning_rate_power=-0.625,
+        initial_accumulator_value=0.25,
+        l1_regularization_strength=0.375,
+        l2_regularization_strength=0.5,
+        l2_shrinkage_regularization_strength=0.125,
+        beta=0.75,
+        weight_decay=0.25,
+    ),
 )
 
 
@@ -402,14 +657,30 @@ def record_torch(recording, initial, gradients):
         parameters, **recording.call
     )
     convert = {
-        "momentum": lambda state: (
-            state["exp_avg"]
-            if "exp_avg" in state
-            else -recording.call["lr"] * state["momentum_buffer"]
-        ),
+        "momentum": lambda state: state["exp_avg"],
         "velocity": lambda state: state["exp_avg_sq"],
         "velocity_hat": lambda state: state["max_exp_avg_sq"],
     }
+    convert |= {
+        "SGD": {
+            "momentum": lambda state: -recording.call["lr"] * state["momentum_buffer"],
+        },
+        "Adadelta": {
+            "accumulated_grad": lambda state: state["square_avg"],
+            "accumulated_delta_var": lambda state: state["acc_delta"],
+        },
+        "Adagrad": {
+            "accumulator": lambda state: state["sum"],
+        },
+        "Adamax": {
+            "norm": lambda state: state["exp_inf"] - recording.call["eps"],
+        },
+        "RMSprop": {
+            "velocity": lambda state: state["square_avg"],
+            "momentum": lambda state: recording.call["lr"] * state["momentum_buffer"],
+            "average_gradient": lambda state: state["grad_avg"],
+        },
+    }.get(recording.implementation.split(".")[-1], {})
     for gs in gradients:
         for parameter, g in zip(parameters, gs, strict=True):
             parameter.grad = torch.tensor(g)

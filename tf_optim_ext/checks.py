@@ -160,11 +160,17 @@ def gradient(value, variable):
         ValueError: its shape is not the variable's.
     """
     sparse = isinstance(value, tf.IndexedSlices)
-    fits = tf.is_tensor(value) and not sparse and value.shape == variable.shape
+    fits = isinstance(value, tf.Tensor) and value.shape == variable.shape
     if fits and value.dtype.is_floating:
         return value
-    if not sparse and not tf.is_tensor(value):
-        value = tf.convert_to_tensor(compat.tensorflow_variable(value))
+    if not sparse:
+        try:
+            value = tf.convert_to_tensor(compat.tensorflow_variable(value))
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"The gradient of {name_of(variable)!r} must be a tensor, `tf.IndexedSlices`, array "
+                f"or None. Received: {_short(value)} of type {type(value).__name__}"
+            ) from None
     if not value.dtype.is_floating:
         raise TypeError(
             f"The gradient of {name_of(variable)!r} must have a floating-point dtype. "

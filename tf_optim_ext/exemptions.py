@@ -40,8 +40,8 @@ class Exemptions:
             selected = position in self._positions
         else:
             selected = checks.name_of(variable) in self._paths
-        names = f"{checks.name_of(variable)} {variable.name}"
-        return selected or any(re.search(pattern, names) for pattern in self._patterns)
+        names = (checks.name_of(variable), variable.name)
+        return selected or any(re.search(p, name) for p in self._patterns for name in names)
 
     def get_config(self, variables, key):
         """Constructor arguments; `variables` are those of the optimizer, if it is built."""

@@ -2,13 +2,14 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import checks
+from tf_optim_ext import checks, compat
 from tf_optim_ext.state import State
 
 
 class Interface(State):
     """Base of `Optimizer`: `minimize`, `get_gradients`, `get_updates`, `add_weight`, `lr`."""
 
+    @tf.autograph.experimental.do_not_convert
     def minimize(self, loss, var_list, grad_loss=None, name=None, tape=None):
         """Computes gradients of `loss` and applies them.
 
@@ -35,7 +36,7 @@ class Interface(State):
             tape = tf.GradientTape() if tape is None else tape
             with tape:
                 if not callable(var_list):
-                    tape.watch(_variables(var_list))
+                    tape.watch([compat.tensorflow_variable(v) for v in _variables(var_list)])
                 loss = loss()
         variables = _variables(var_list() if callable(var_list) else var_list)
         # Scaling what flows back scales every gradient, and needs no op on the tape.
@@ -66,8 +67,12 @@ class Interface(State):
         missing = [checks.name_of(v) for g, v in zip(gradients, params) if g is None]
         if missing:
             raise ValueError(f"The loss does not depend on {missing}: their gradient is None.")
+        if self.clipnorm or self.clipvalue or self.global_clipnorm:
+            # Dense, since repeated indices must be summed before they are clipped.
+            gradients = [tf.convert_to_tensor(g) for g in gradients]
         return self._clip_gradients(gradients)
 
+    @tf.autograph.experimental.do_not_convert
     def get_updates(self, loss, params):
         """The update for the gradients of `loss`, as a list of one operation.
 

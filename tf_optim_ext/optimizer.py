@@ -13,6 +13,9 @@ from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
 from tf_optim_ext.lowering.scalars import Scalars
 from tf_optim_ext.rule import clip, trace, where
 
+# AutoGraph would rewrite the whole package when a step is traced, which takes longer than tracing.
+without_autograph = tf.autograph.experimental.do_not_convert
+
 # What every constructor accepts beside the hyperparameters: Keras' names and defaults.
 BASE_ARGUMENTS = {
     "weight_decay": None,
@@ -62,6 +65,8 @@ class Optimizer(Interface):
     Class attributes:
         slots: names of the slots the rule may use. Only those it does use are created.
         slot_initializers: dict from the name of a slot to its Keras initializer; default zeros.
+        separate_slots: names of the slots that are created after the others of all variables, and
+            not next to those of the same variable. Decides the order of `variables`, no more.
         hyperparameters: dict from the name of a constructor argument to the interval of its values,
             such as `"[0, 1)"`.
         flags: names of boolean attributes that the rule branches on.
@@ -91,6 +96,7 @@ class Optimizer(Interface):
 
     slots: tuple[str, ...] = ()
     slot_initializers: dict[str, Any] = {}
+    separate_slots: tuple[str, ...] = ()
     hyperparameters: dict[str, str] = {}
     flags: tuple[str, ...] = ()
     rule: Any = None
@@ -113,7 +119,8 @@ class Optimizer(Interface):
                 arguments[name] = checks.number(owner, name, arguments[name], interval)
         for name, lowest in (("gradient_accumulation_steps", 2), ("ema_overwrite_frequency", 1)):
             if arguments[name] is not None:
-                checks.whole_number(owner, name, arguments[name], lowest)
+                arguments[name] = checks.whole_number(owner, name, arguments[name], lowest)
+        arguments["use_ema"] = checks.boolean(owner, "use_ema", arguments["use_ema"])
         if not callable(learning_rate):
             learning_rate = checks.number(owner, "learning_rate", learning_rate, "[0, inf)")
         values = {
@@ -134,15 +141,16 @@ class Optimizer(Interface):
     def __init_subclass__(cls, **kwargs):
         """Shows the base arguments in the signature of the subclass, for editors and `help`."""
         super().__init_subclass__(**kwargs)
-        own = inspect.signature(cls.__init__).parameters
-        if "__init__" in cls.__dict__ and any(p.kind == p.VAR_KEYWORD for p in own.values()):
-            kept = [p for p in list(own.values())[1:] if p.kind != p.VAR_KEYWORD]
-            base = [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-                for name, default in BASE_ARGUMENTS.items()
-                if name not in own
-            ]
-            cls.__signature__ = inspect.Signature([*kept, *base])
+        if "__init__" not in cls.__dict__:
+            return
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        named = [p for p in own if p.kind != p.VAR_KEYWORD]
+        base = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in BASE_ARGUMENTS.items()
+            if name not in [p.name for p in own]
+        ]
+        cls.__signature__ = inspect.Signature(named if named == own else [*named, *base])
 
     # ---------------------------------------------------------------------------------- the maths
 
@@ -168,6 +176,7 @@ class Optimizer(Interface):
 
     # ----------------------------------------------------------------------------------- the step
 
+    @without_autograph
     def apply_gradients(self, grads_and_vars, name=None):
         """Updates variables; the optimizer is built for them by the first call.
 
@@ -186,6 +195,7 @@ class Optimizer(Interface):
         self.apply(gradients, variables)
         return self._iterations
 
+    @without_autograph
     def apply(self, grads, trainable_variables=None):
         """Updates variables, like `apply_gradients`.
 
@@ -194,11 +204,12 @@ class Optimizer(Interface):
             trainable_variables: list of as many variables. Default: those of `build`.
         """
         # 1. Whatever is wrong is found before anything changes.
-        gradients, variables = list(grads), self._variables_for(grads, trainable_variables)
-        if not variables:
+        gradients = list(grads)
+        if not gradients and not trainable_variables:
             return
-        present_gradients, present = self._check(gradients, variables)
-        with tf.name_scope(self.name):
+        variables = self._variables_for(gradients, trainable_variables)
+        present_gradients, present, checked_late = self._check(gradients, variables)
+        with tf.name_scope(self.name), tf.control_dependencies(checked_late):
             self.build(variables)
             present_gradients, present = self._overwrite_variables_directly_with_gradients(
                 present_gradients, present
@@ -231,18 +242,17 @@ class Optimizer(Interface):
         # 3. Clipping by norm is one more factor of the gradients.
         scale = self._clip_by_norms(gradients, scale)
         # 4. All weights and slots at once.
-        self._run(self._program(), variables, gradients, scale)
+        self._run(self._program(), variables, gradients, scale, self.learning_rate)
         # 5. Constraints and the average of the weights.
         for variable in variables:
             if variable.constraint is not None:
-                variable.assign(variable.constraint(variable))
+                _assign(variable, variable.constraint(variable))
         if self.use_ema:
             self._update_average()
 
-    def _run(self, program, variables, gradients, gradient_scale=1.0, learning_rate=None):
+    def _run(self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0):
         """Runs a program over variables and their slots, on the route that fits here."""
-        rate = self.learning_rate if learning_rate is None else learning_rate
-        scalars = self._scalars(variables, gradient_scale, rate)
+        scalars = self._scalars(variables, gradient_scale, learning_rate)
         on = self._targets.get(
             program, variables, lambda: targets.of(program, variables, self.get_slot)
         )
@@ -273,13 +283,19 @@ class Optimizer(Interface):
         return list(self._trainable_variables)
 
     def _check(self, gradients, variables):
-        """Returns the gradients that are not None, as tensors, and their variables."""
+        """Finds the gradients that are not None.
+
+        Returns:
+            The gradients as dense tensors, their variables, and those of the gradients that are
+            checked only when they are computed: nothing may change before that.
+        """
         if len(gradients) != len(variables):
             raise ValueError(f"{len(gradients)} gradients for {len(variables)} variables.")
         self._check_variables(variables)
         gradients, variables = checks.present_gradients(gradients, variables)
         gradients = [checks.gradient(g, v) for g, v in zip(gradients, variables)]
-        return [_dense(g, v) for g, v in zip(gradients, variables)], variables
+        dense = [_dense(g, v) for g, v in zip(gradients, variables)]
+        return dense, variables, [d for d, g in zip(dense, gradients) if d is not g]
 
     def _check_variables(self, variables):
         if self._targets.has(self._program(), variables):
@@ -346,26 +362,26 @@ class Optimizer(Interface):
 
     def _update_average(self):
         pairs = [
-            (average, _read(variable))
+            (average, variable)
             for average, variable in zip(
                 self._model_variables_moving_average, self._trainable_variables
             )
             if average is not None
         ]
-        self._run(programs.average(), [a for a, _ in pairs], [v for _, v in pairs])
+        self._run(programs.average(), [a for a, _ in pairs], [_read(v) for _, v in pairs])
         frequency = self.ema_overwrite_frequency
         if frequency:
             _cond(
                 tf.equal((self.iterations + 1) % frequency, 0),
-                lambda: self._overwrite_model_variables_with_average_value(
-                    self._trainable_variables
-                ),
+                lambda: [_assign(v, _read(average)) for average, v in pairs],
                 lambda: None,
             )
 
+    @without_autograph
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; what `apply_gradients` does for all of them, without its frame."""
-        self._run(self._program(), [variable], [gradient], 1.0, learning_rate)
+        gradients, variables, _ = self._check([gradient], [variable])
+        self._run(self._program(), variables, gradients, 1.0, learning_rate)
 
     # ------------------------------------------------------------------------------ configuration
 
@@ -437,19 +453,29 @@ class Optimizer(Interface):
 
 
 def _dense(gradient, variable):
-    """A sparse gradient as a tensor, repeated indices summed; a dense one as it is."""
+    """A gradient as a tensor of the variable's shape; repeated indices of a sparse one summed."""
     if not isinstance(gradient, tf.IndexedSlices):
-        return gradient
+        known = gradient.shape.is_fully_defined()
+        return gradient if known else tf.ensure_shape(gradient, variable.shape)
     values = gradient.values
     if values.dtype in (tf.float16, tf.bfloat16):
         values = tf.cast(values, tf.float32)
     with tf.control_dependencies([checks.sparse_indices(gradient, variable)]):
-        return tf.math.unsorted_segment_sum(values, gradient.indices, variable.shape[0])
+        summed = tf.math.unsorted_segment_sum(values, gradient.indices, variable.shape[0])
+        return tf.ensure_shape(summed, variable.shape)
 
 
+# In a replica, through the handle of this replica's own copy: the methods of a mirrored variable
+# would ask for a merge of the replicas, which a branch of `tf.cond` does not allow.
 def _read(variable):
     variable = compat.tensorflow_variable(variable)
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
+def _assign(variable, value):
+    variable = compat.tensorflow_variable(variable)
+    value = tf.ensure_shape(tf.cast(value, variable.dtype), variable.shape)
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
 def _cond(condition, then, otherwise):

@@ -27,9 +27,8 @@ class State(tf.keras.optimizers.Optimizer):
         # `tf.train.Checkpoint` refuses slots that are reachable in two ways.
         self.__dict__.update(
             _slots={},  # name -> {key of a variable: slot}
-            _pending_store=None,  # what was loaded before the slots existed
+            _pending_store={},  # what was loaded before the slots existed
             _pending_positions={},  # (slot name, key of a variable) -> checkpoint positions
-            _model_variables_moving_average=[],
             _accumulated_gradients=[],
         )
 
@@ -49,27 +48,35 @@ class State(tf.keras.optimizers.Optimizer):
             return
         variables = list(variables)
         checks.variables(variables, self._var_key)
+        pending = self._pending_state()
         with tf.init_scope():
             if self.use_ema:
                 self.__dict__["_model_variables_moving_average"] = self._add_slots(
                     variables, "average"
                 )
             if self.gradient_accumulation_steps:
-                self.__dict__["_accumulated_gradients"] = self._add_slots(
-                    variables, "gradient_accumulator"
-                )
-            # In Keras' order of creation: what belongs to one variable stands together.
-            for variable in variables:
-                for name in self._program().slots:
-                    self._add_slots([variable], name)
+                self.__dict__["_accumulated_gradients"] = [
+                    self.add_slot(v, "gradient_accumulator") for v in variables
+                ]
+            # In Keras' order of creation.
+            used = self._program().slots
+            separate = [name for name in used if name in self.separate_slots]
+            together = [name for name in used if name not in separate]
+            for names in (together, *([name] for name in separate)):
+                for variable in variables:
+                    for name in names:
+                        self._add_slots([variable], name)
         self._trainable_variables_indices.update(
             {self._var_key(v): i for i, v in enumerate(variables)}
         )
         self.__dict__["_trainable_variables"] = variables
         self.built = True
-        if self._pending_store is not None:
-            store, self.__dict__["_pending_store"] = self._pending_store, None
-            self.load_own_variables(store)
+        try:
+            self.load_own_variables(pending)
+        except ValueError:
+            self.built = False  # rather no step at all than one without the state
+            raise
+        self.__dict__["_pending_store"] = {}
 
     def _add_slots(self, variables, name):
         return [
@@ -116,7 +123,7 @@ class State(tf.keras.optimizers.Optimizer):
             compat.tensorflow_variable(var)
         )
         with colocated:
-            slot = self.add_variable(
+            slot = super().add_variable(
                 shape,
                 initializer=lambda *args, **kwargs: value,
                 dtype=dtype,
@@ -126,6 +133,13 @@ class State(tf.keras.optimizers.Optimizer):
         for position in self._pending_positions.pop((slot_name, key), ()):
             position.restore(slot)
         return slot
+
+    def add_variable(self, *args, **kwargs):
+        """Adds an optimizer variable, as Keras does; restores it if a checkpoint holds it."""
+        variable = super().add_variable(*args, **kwargs)
+        key = next(key for key, v in self._named_variables().items() if v is variable)
+        self._handle_deferred_dependencies(name=key, trackable=variable)
+        return variable
 
     def get_slot(self, var, slot_name):
         """The slot `slot_name` of a model variable.
@@ -167,9 +181,26 @@ class State(tf.keras.optimizers.Optimizer):
         known = {id(v) for v in named.values()}
         for variable in self._variables:
             if id(variable) not in known:
-                count = sum(key.split(".")[0] == variable.name for key in named)
-                named[f"{variable.name}.{count}" if count else variable.name] = variable
+                key, count = variable.name, 0
+                while key in named:
+                    count += 1
+                    key = f"{variable.name}.{count}"
+                named[key] = variable
         return named
+
+    def _keyed_variables(self, stored):
+        """The variables under the keys of a store: their names, or their positions in Keras."""
+        if not stored or not all(key.isdigit() for key in stored):
+            return self._named_variables()
+        # Whether the second one is a learning rate, only their number tells.
+        variables = self._variables if self.built else self._variables[:1]
+        return {str(i): v for i, v in enumerate(variables)}
+
+    def _pending_state(self):
+        """What was loaded before the slots existed, and what was assigned since."""
+        stored = self._pending_store
+        now = {k: np.asarray(v) for k, v in self._keyed_variables(stored).items() if k in stored}
+        return {**stored, **now}
 
     def get_weights(self):
         """The state as a list of NumPy arrays, in the order of `variables`."""
@@ -192,42 +223,34 @@ class State(tf.keras.optimizers.Optimizer):
 
     def save_own_variables(self, store):
         """Writes the state into a dict-like store, keyed by slot and position."""
-        for key, variable in self._named_variables().items():
-            store[key] = np.asarray(variable)
+        state = {key: np.asarray(v) for key, v in self._named_variables().items()}
+        for key, value in (self._pending_state() or state).items():
+            store[key] = value
 
     def load_own_variables(self, store):
         """Restores what `save_own_variables` wrote, or what Keras' own optimizers write.
 
-        A state that comes before the slots exist is kept until `build`.
+        Slots that do not exist yet get their values in `build`.
 
         Raises:
             ValueError: what is stored does not fit this optimizer; nothing is changed then.
         """
         stored = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118 (h5 stores)
-        if not self.built and len(stored) > len(self._variables):
-            self.__dict__["_pending_store"] = stored
-            return
-        if stored and all(key.isdigit() for key in stored):
-            if len(stored) != len(self._variables):
-                raise ValueError(
-                    f"The stored state has {len(stored)} variables, numbered as Keras' optimizers "
-                    f"do, but {self.name!r} has {len(self._variables)}: "
-                    f"{list(self._named_variables())}"
-                )
-            _assign_all([(v, stored[str(i)]) for i, v in enumerate(self._variables)])
-            return
-        named = self._named_variables()
-        missing = [key for key in named if key not in stored]
-        unexpected = [key for key in stored if key not in named]
+        variables = self._keyed_variables(stored)
         # A number and a schedule may replace each other.
-        unexpected = [key for key in unexpected if key != "learning_rate"]
-        missing = [key for key in missing if key != "learning_rate"]
-        if missing or unexpected:
+        missing = variables.keys() - stored.keys() - {"learning_rate"}
+        unexpected = stored.keys() - variables.keys() - {"learning_rate"}
+        # What was saved before the first step may lack slots.
+        steps = stored.get("iterations", stored.get("0"))
+        if self.built and (unexpected or (missing and steps)):
             raise ValueError(
-                f"The stored state does not fit {self.name!r}. Missing: {missing[:10]}; "
-                f"unexpected: {unexpected[:10]}."
+                f"The stored state of {len(stored)} variables does not fit {self.name!r}, which has "
+                f"{len(self._variables)}. Missing: {sorted(missing)[:10]}; unexpected: "
+                f"{sorted(unexpected)[:10]}."
             )
-        _assign_all([(v, stored[key]) for key, v in named.items() if key in stored])
+        _assign_all([(v, stored[key]) for key, v in variables.items() if key in stored])
+        if not self.built:
+            self.__dict__["_pending_store"] = stored
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
         named = self._named_variables()
@@ -253,7 +276,7 @@ class State(tf.keras.optimizers.Optimizer):
         return slot
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables):
-        averages = self._model_variables_moving_average
+        averages = self.__dict__.get("_model_variables_moving_average", [])
         if len(trainable_variables) != len(averages):
             raise ValueError(
                 f"{len(trainable_variables)} variables were given, but there are averages of "
@@ -276,5 +299,6 @@ def _assign_all(assignments):
                 f"The optimizer variable {variable.path!r} has shape {tuple(variable.shape)}, but "
                 f"an array of shape {value.shape} was given. Nothing was changed."
             )
-    for variable, value in assignments:
+    values = [tf.convert_to_tensor(value, variable.dtype) for variable, value in assignments]
+    for (variable, _), value in zip(assignments, values):
         variable.assign(value)

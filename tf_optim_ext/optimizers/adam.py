@@ -49,6 +49,7 @@ class Adam(Optimizer):
     """
 
     slots = ("momentum", "velocity", "velocity_hat")
+    separate_slots = ("velocity_hat",)
     hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
     flags = ("amsgrad",)
 
