@@ -8,7 +8,7 @@ ROUNDING = 2.0**-24
 SMALLEST = 2.0**-126
 
 
-def roundings(actual, expected):
+def roundings(actual, expected, floor=0.0):
     """The largest error over some steps, in roundings of the largest magnitude so far.
 
     That magnitude is the scale of rounding errors where an average or a weight comes to cancel.
@@ -16,6 +16,8 @@ def roundings(actual, expected):
     Args:
         actual: arrays, the initial value first and then the value after every step.
         expected: float64 arrays, likewise.
+        floor: if an element's magnitude is less than this part of the largest of its array, it is
+            taken to be that: for maths with a difference that happens to cancel in some element.
 
     Returns:
         The number; infinity where one is finite and the other is not.
@@ -26,6 +28,9 @@ def roundings(actual, expected):
     if not actual.size:
         return 0.0
     scale = np.maximum.accumulate(np.abs(expected), axis=0)
+    if floor:
+        largest = scale.reshape(len(scale), -1).max(axis=1)
+        scale = np.maximum(scale, floor * largest.reshape(-1, *(1,) * (scale.ndim - 1)))
     with np.errstate(invalid="ignore"):
         error = np.maximum(np.abs(actual - expected) - 4 * SMALLEST, 0)
         result = np.where(scale > 0, error / np.maximum(scale, SMALLEST), error) / ROUNDING

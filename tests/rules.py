@@ -207,7 +207,7 @@ def _swap_numpy(w, g, s, h):
 def _awkward_names(w, g, s, h):
     s.i = s.i + g
     s.n = s.n + s.double
-    s.double = minimum(s.i, s.n)
+    s.double = minimum(g, 0.5)
     s.sign = sign(g) * h.new
     return w + log(1.0 + exp(s.sign)) * h.c0
 
@@ -216,23 +216,23 @@ def _awkward_names_numpy(w, g, s, h):
     """Names that mean something in C++."""
     i, n, sgn = s["i"] + g, s["n"] + s["double"], np.sign(g) * h["new"]
     w = w + np.log(1 + np.exp(sgn)) * h["c0"]
-    return w, {"i": i, "n": n, "double": np.minimum(i, n), "sign": sgn}
+    return w, {"i": i, "n": n, "double": np.minimum(g, 0.5), "sign": sgn}
 
 
 _BETAS = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3, "decay": 0.1}
 
-# The tolerances are about three times what the worst lowering needs. Ftrl takes the difference of
-# two nearly equal powers, and three passes centre what has hardly a mean: both lose digits.
+# The tolerances are about three times what the worst lowering needs: some operations in each of
+# 12 steps. Ftrl and COCOB take differences of nearly equal numbers.
 CASES = {
-    "cautious AdamW": Case(_cautious_adamw, _cautious_adamw_numpy, ("m", "v"), _BETAS, 2, 100),
-    "MARS": Case(_mars, _mars_numpy, ("m", "v", "previous"), {**_BETAS, "gamma": 0.05}, 2, 100),
+    "cautious AdamW": Case(_cautious_adamw, _cautious_adamw_numpy, ("m", "v"), _BETAS, 2, 40),
+    "MARS": Case(_mars, _mars_numpy, ("m", "v", "previous"), {**_BETAS, "gamma": 0.05}, 2, 40),
     "AMSGrad": Case(
         _amsgrad,
         _amsgrad_numpy,
         ("m", "v", "v_hat"),
         {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-6},
         1,
-        100,
+        40,
     ),
     "Ftrl": Case(
         _ftrl,
@@ -242,26 +242,24 @@ CASES = {
         1,
         100,
     ),
-    "Adan": Case(
-        _adan, _adan_numpy, ("m", "v", "n", "previous"), {**_BETAS, "beta_3": 0.9}, 1, 100
-    ),
+    "Adan": Case(_adan, _adan_numpy, ("m", "v", "n", "previous"), {**_BETAS, "beta_3": 0.9}, 1, 40),
     "COCOB": Case(
         _cocob,
         _cocob_numpy,
         ("initial", "scale", "total", "reward", "theta"),
-        {"alpha": 100.0},
+        {"alpha": 4.0},
         1,
-        100,
+        400,
     ),
-    "three passes": Case(_three_passes, _three_passes_numpy, ("m",), {"beta_1": 0.8}, 4, 100),
-    "swap": Case(_swap, _swap_numpy, ("a", "b", "c"), {}, 1, 100),
+    "three passes": Case(_three_passes, _three_passes_numpy, ("m",), {"beta_1": 0.8}, 4, 40),
+    "swap": Case(_swap, _swap_numpy, ("a", "b", "c"), {}, 1, 40),
     "awkward names": Case(
         _awkward_names,
         _awkward_names_numpy,
         ("i", "n", "double", "sign"),
         {"new": 0.5, "c0": 0.1},
         1,
-        100,
+        40,
     ),
 }
 

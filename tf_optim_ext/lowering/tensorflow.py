@@ -6,6 +6,7 @@ Arithmetic is in float32 (float64 for float64 weights), whatever the dtype of we
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from tf_optim_ext import compat
@@ -87,8 +88,8 @@ _PYTHON: dict[str, Callable] = {
     "absolute": abs,
     "exp": math.exp,
     "log": math.log,
-    "minimum": min,
-    "maximum": max,
+    "minimum": lambda x, y: float(np.minimum(x, y)),  # NaN if either is
+    "maximum": lambda x, y: float(np.maximum(x, y)),
     "less": lambda x, y: x < y,
     "less_equal": lambda x, y: x <= y,
     "greater": lambda x, y: x > y,
@@ -156,6 +157,13 @@ def _update(program, weight, gradient, slots, known):
     def in_float64(name):
         return lambda x: tf.cast(OPERATIONS[name](x), tf.float64)
 
+    def typed(operation):
+        # TensorFlow makes a number that comes first a float32.
+        def run(x, *others):
+            return operation(tf.constant(x, dtype) if _is_number(x) else x, *others)
+
+        return run
+
     def where(condition, x, y):
         # A rule may choose between numbers, which have neither dtype nor shape.
         x, y = (tf.constant(v, dtype) if _is_number(v) else v for v in (x, y))
@@ -164,7 +172,7 @@ def _update(program, weight, gradient, slots, known):
         return chosen if same else tf.broadcast_to(chosen, weight.shape)
 
     operations = {
-        **OPERATIONS,
+        **{name: typed(operation) for name, operation in OPERATIONS.items()},
         "where": where,
         "reduce_sum": in_float64("reduce_sum"),
         "reduce_max": in_float64("reduce_max"),

@@ -1,0 +1,85 @@
+"""Small problems and snapshots that the tests of the contract, of state and of Keras share."""
+
+import contextlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+SHAPES = ((3, 2), (4,), (), (3, 2))
+NAMES = ("kernel", "bias", "scale", "second_kernel")
+
+
+def make_variable(kind, value, name=None):
+    """A variable of `kind` "keras" or "tf"; both have the same dtype as `value`."""
+    value = np.asarray(value)
+    if kind == "keras":
+        return keras.Variable(value, dtype=value.dtype.name, name=name)
+    return tf.Variable(value, name=name)
+
+
+def make_variables(kind="keras", shapes=SHAPES, seed=0, dtype="float32"):
+    """Variables with values that depend on the seed alone."""
+    rng = np.random.default_rng(seed)
+    dtype = tf.as_dtype(dtype).as_numpy_dtype
+    return [
+        make_variable(kind, rng.normal(size=shape).astype(dtype), name)
+        for shape, name in zip(shapes, NAMES, strict=False)
+    ]
+
+
+def make_gradients(step, shapes=SHAPES, dtype="float32"):
+    """Gradients of a step, as arrays; those of another step are different."""
+    rng = np.random.default_rng(1000 + step)
+    dtype = tf.as_dtype(dtype).as_numpy_dtype
+    return [rng.normal(size=shape).astype(dtype) for shape in shapes]
+
+
+def train(optimizer, variables, steps=3, first=0):
+    """Takes steps whose gradients depend on the number of the step alone."""
+    shapes = [tuple(v.shape) for v in variables]
+    for step in range(first, first + steps):
+        gradients = [tf.constant(g) for g in make_gradients(step, shapes)]
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+
+def arrays(variables):
+    """Copies of the values of variables."""
+    return [np.array(v) for v in variables]
+
+
+def same(actual, expected):
+    """Whether two lists of arrays are equal to the last bit; NaN equals NaN."""
+    return len(actual) == len(expected) and all(
+        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for a, b in zip(actual, expected, strict=True)
+    )
+
+
+def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
+    actual, expected = arrays(actual), arrays(expected)
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), rtol=rtol, atol=atol)
+
+
+@contextlib.contextmanager
+def unchanged(optimizer, variables=()):
+    """Asserts that the block changes no weight, no slot, no counter, and creates nothing."""
+
+    def state():
+        counts = (len(optimizer.variables), optimizer.get_slot_names(), optimizer.built)
+        return counts, arrays(variables), arrays(optimizer.variables)
+
+    before = state()
+    yield
+    after = state()
+    assert after[0] == before[0]
+    assert same(after[1], before[1]), "weights changed"
+    assert same(after[2], before[2]), "optimizer variables changed"
+
+
+def keras_twin(entry, **overrides):
+    """Keras' own optimizer with the arguments of an entry."""
+    cls = getattr(keras.optimizers, entry.keras)
+    return cls(**{**entry.arguments, **overrides})

@@ -1,0 +1,508 @@
+"""Every optimizer on every route: weights and slots after every step, in every dtype."""
+
+import concurrent.futures
+import functools
+
+import conftest
+import ml_dtypes
+import numpy as np
+import precision
+import pytest
+import record_trajectories
+import registry
+import tensorflow as tf
+
+import tf_optim_ext
+from tf_optim_ext.lowering import numpy as numpy_lowering
+
+STEPS = 12
+# The last but one is longer than a segment of the native driver, the last is two of them and more.
+SHAPES = ((), (1,), (7,), (3, 5), (0, 4), (17_000,), (1000, 33))
+
+# How many roundings (`precision.ROUNDING`, relative to the largest magnitude so far) a float32
+# result may be off after STEPS steps. A slot is an average or a sum: about four operations per
+# step, whose errors it forgets as it forgets gradients. A weight sums the errors of all its
+# updates, and the update's magnitude is at most the weight's: one rounding for the sum and a few
+# for what is added, at each step. Both bounds are reached by no route; seen were 6.1 and 16.8, the
+# same on all of them within a factor of two.
+SLOTS = 12
+WEIGHTS = 32
+# The kernels evaluate the expressions that TensorFlow evaluates, in the same order; what differs is
+# where a product and a sum are rounded together, and the order of sums of a reduction.
+SLOTS_BETWEEN_ROUTES = 8
+WEIGHTS_BETWEEN_ROUTES = 24
+# A reference in float64: here the roundings are 2^-53, and 1e-12 is some thousand of them.
+FLOAT64 = 1e-12 / precision.ROUNDING
+
+
+@functools.cache
+def initial_and_gradients(shape, steps=STEPS):
+    """Weights and gradients in float32 with what an optimizer meets, and what it had better not.
+
+    Elements have a magnitude of their own each, from 1e-30 to 1e8, change sign and are zero at
+    times; some are zero throughout, two steps are zero altogether.
+    """
+    rng = np.random.default_rng([11, *shape])
+    weights = rng.normal(size=shape) * rng.choice([0.0, 1e-3, 1.0, 10.0], size=shape)
+    scale = rng.choice([0.0, 1e-30, 1e-12, 1e-4, 1.0, 1.0, 1.0, 1e3, 1e8], size=shape)
+    gradients = rng.normal(size=(steps, *shape)) * scale
+    gradients = gradients * (rng.random(gradients.shape) > 0.2)
+    gradients[[0, 5] if len(shape) == 1 else [4, 5]] = 0
+    return weights.astype(np.float32), gradients.astype(np.float32)
+
+
+def arguments_of(entry):
+    """The reference's: the learning rate is a float32 variable of the optimizer."""
+    rate = float(np.float32(entry.arguments["learning_rate"]))
+    return {**entry.arguments, "learning_rate": rate}
+
+
+@functools.cache
+def expected(name, shape, steps=STEPS):
+    """What the reference of a registry entry gives: a list of (weights, slots) in float64."""
+    entry = registry.BY_NAME[name]
+    weights, gradients = initial_and_gradients(shape, steps)
+    return list(entry.reference(weights, gradients, **arguments_of(entry)))
+
+
+def trajectory(optimizer, route, initial, gradients, slots):
+    """Takes steps with several variables at once.
+
+    Args:
+        optimizer: not yet built.
+        route: a `conftest.Route`.
+        initial: list of arrays; variables get their shapes and dtypes.
+        gradients: for each variable, an array of all gradients.
+        slots: names of the slots to record.
+
+    Returns:
+        For each variable, a dict of lists of arrays: "w" and slots, initially and after each step.
+    """
+    variables = [tf.Variable(w) for w in initial]
+    optimizer.build(variables)
+    step = route.wrap(lambda *gs: optimizer.apply(list(gs), variables))
+    found = [{"w": [], **{slot: [] for slot in slots}} for _ in variables]
+
+    def record():
+        for values, variable in zip(found, variables):
+            values["w"].append(np.array(variable.numpy()))
+            for slot in slots:
+                values[slot].append(np.array(optimizer.get_slot(variable, slot).numpy()))
+
+    record()
+    for gs in zip(*gradients, strict=True):
+        # A copy: TensorFlow may share the memory of an array.
+        step(*(tf.constant(np.array(g)) for g in gs))
+        record()
+    return found
+
+
+def assert_equals(values, reference_steps, weights=WEIGHTS, slots=SLOTS, what=""):
+    """Compares what `trajectory` gave for one variable with (weights, slots) after every step."""
+    for name, actual in values.items():
+        wanted = [w if name == "w" else s[name] for w, s in reference_steps]
+        wanted = [np.asarray(actual[0], np.float64), *wanted]
+        worst = precision.roundings(actual, wanted)
+        limit = weights if name == "w" else slots
+        assert worst <= limit, f"{what} {name}: off by {worst:.1f} roundings, allowed {limit}"
+
+
+@functools.cache
+def on_tensorflow_route(name):
+    """The trajectories of a registry entry over SHAPES on the route "tensorflow"."""
+    return of_entry(registry.BY_NAME[name], conftest.Route("tensorflow"))[1]
+
+
+def of_entry(entry, route):
+    data = [initial_and_gradients(shape) for shape in SHAPES]
+    optimizer = entry.make()
+    weights, gradients = [w for w, _ in data], [g for _, g in data]
+    return optimizer.route, trajectory(optimizer, route, weights, gradients, entry.slots)
+
+
+class TestFloat32:
+    def test_every_step_equals_the_reference(self, entry, route):
+        data = [initial_and_gradients(shape) for shape in SHAPES]
+        optimizer = entry.make()
+        weights, gradients = [w for w, _ in data], [g for _, g in data]
+        found = trajectory(optimizer, route, weights, gradients, entry.slots)
+        assert optimizer.route == route.expected
+        for shape, values in zip(SHAPES, found):
+            assert set(values) == {"w", *entry.slots}
+            assert_equals(values, expected(entry.name, shape), what=f"{shape}")
+        if route.name == "tensorflow":
+            return
+        for shape, values, others in zip(SHAPES, found, on_tensorflow_route(entry.name)):
+            steps = [(w, {s: others[s][i] for s in entry.slots}) for i, w in enumerate(others["w"])]
+            assert_equals(
+                values,
+                steps[1:],
+                WEIGHTS_BETWEEN_ROUTES,
+                SLOTS_BETWEEN_ROUTES,
+                f"tensorflow and {route.name}, {shape}",
+            )
+
+    def test_a_zero_gradient_at_the_start_changes_nothing_but_decay(self, entry, route):
+        optimizer = entry.make(weight_decay=0.0)
+        weights = np.array([1.0, -2.0, 0.0, 1e-30, 1e30], np.float32)
+        (found,) = trajectory(optimizer, route, [weights], [np.zeros((2, 5), np.float32)], ())
+        for values in found["w"]:
+            np.testing.assert_array_equal(values, weights)
+
+    def test_the_data_have_what_they_should(self):
+        weights, gradients = initial_and_gradients((1000, 33))
+        magnitudes = np.abs(gradients)
+        assert magnitudes.max() > 1e8
+        assert magnitudes[magnitudes > 0].min() < 1e-30
+        assert (magnitudes.max(axis=(1, 2)) == 0).sum() == 2
+        assert (magnitudes.max(axis=0) == 0).any()
+        assert (np.sign(gradients).min(axis=0) < 0).any()
+        assert ((gradients > 0).any(axis=0) & (gradients < 0).any(axis=0)).mean() > 0.5
+        assert (weights == 0).any()
+
+
+class TestNumPyLowering:
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_equals_the_reference(self, entry, shape):
+        program = entry.make()._program()
+        arguments = arguments_of(entry)
+        weights, gradients = initial_and_gradients(shape)
+        arrays = {"w": weights, **{slot: np.zeros(shape) for slot in entry.slots}}
+        assert set(program.slots) == set(entry.slots)
+        found = {name: [value] for name, value in arrays.items()}
+        for step, g in enumerate(gradients, 1):
+            known = {
+                **arguments,
+                "weight_decay": arguments["weight_decay"] or 0.0,
+                "step": step,
+                "gradient_scale": 1.0,
+                "clipvalue": np.inf,
+            }
+            h = {name: known[name] for name in program.scalars if name != "size"}
+            arrays = numpy_lowering.run(program, {**arrays, "g": g}, h)
+            for name, value in arrays.items():
+                found[name].append(value)
+        assert_equals(found, expected(entry.name, shape), FLOAT64, FLOAT64, f"{shape}")
+
+
+RECORDINGS = sorted(recording.name for recording in record_trajectories.RECORDINGS)
+
+
+class TestRecordings:
+    """The optimizers do what other implementations were recorded to do."""
+
+    # 25 steps, of float32 against float64, and also of float32 against another float32.
+    WEIGHTS = 60
+    SLOTS = 16
+
+    def load(self, name, dtype):
+        path = record_trajectories.DIRECTORY / f"{name}.npz"
+        metadata, variables = record_trajectories.load(path)
+        classes = {cls.__name__.lower(): cls for cls in tf_optim_ext.optimizers.ALL}
+        optimizer = classes[metadata["reference"]](**metadata["arguments"])
+        weights = [v["initial"].astype(dtype) for v in variables]
+        gradients = [v["gradients"].astype(dtype) for v in variables]
+        steps = [
+            [
+                (w, {slot: v["slots"][slot][i] for slot in metadata["slots"]})
+                for i, w in enumerate(v["weights"])
+            ]
+            for v in variables
+        ]
+        return metadata, optimizer, weights, gradients, steps
+
+    @pytest.mark.parametrize("name", RECORDINGS)
+    def test_float32(self, name, route):
+        metadata, optimizer, weights, gradients, steps = self.load(name, np.float32)
+        found = trajectory(optimizer, route, weights, gradients, metadata["slots"])
+        assert optimizer.route == route.expected
+        for values, wanted in zip(found, steps, strict=True):
+            assert_equals(values, wanted, self.WEIGHTS, self.SLOTS, name)
+
+    # Their arguments are float32 numbers, as the learning rate is in Keras' optimizers.
+    @pytest.mark.parametrize(
+        "name", [n for n in RECORDINGS if n.startswith("keras") and "float32" not in n]
+    )
+    def test_float64(self, name):
+        metadata, optimizer, weights, gradients, steps = self.load(name, np.float64)
+        route = conftest.Route("tensorflow")
+        found = trajectory(optimizer, route, weights, gradients, metadata["slots"])
+        for values, wanted in zip(found, steps, strict=True):
+            assert_equals(values, wanted, FLOAT64, FLOAT64, name)
+
+
+class TestKeras:
+    def test_equals_the_built_in_optimizer(self, entry):
+        if entry.keras is None:
+            pytest.skip("Keras has no equal")
+        # Keras forms 1 - beta^t in float32, where it loses the digits of beta^t's distance to 1.
+        builtin = getattr(tf.keras.optimizers, entry.keras)(**entry.arguments)
+        data = [initial_and_gradients(shape) for shape in SHAPES]
+        variables = [tf.Variable(w) for w, _ in data]
+        builtin.build(variables)
+        wanted = [[] for _ in SHAPES]
+        count = len(entry.slots)
+        for gs in zip(*(g for _, g in data)):
+            builtin.apply([tf.constant(g) for g in gs], variables)
+            slots = {s: [v for v in builtin.variables if v.path.endswith(s)] for s in entry.slots}
+            for i, variable in enumerate(variables):
+                own = {name: np.array(slots[name][i]) for name in slots}
+                wanted[i].append((np.array(variable), own))
+        assert all(len(own) == count for steps in wanted for _, own in steps)
+        found = of_entry(entry, conftest.Route("default"))[1]
+        for shape, values, steps in zip(SHAPES, found, wanted):
+            print(
+                "X",
+                entry.name,
+                shape,
+                {
+                    k: round(
+                        precision.roundings(
+                            v, [v[0], *(w if k == "w" else s[k] for w, s in steps)]
+                        ),
+                        1,
+                    )
+                    for k, v in values.items()
+                },
+            )
+            assert_equals(values, steps, 64, 32, f"{shape}")
+
+
+SIXTEEN_BITS = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+
+def in_16_bits(shape, dtype, gradient_dtype):
+    """Weights and gradients without what overflows in float16."""
+    weights, gradients = initial_and_gradients(shape)
+    return weights.astype(dtype), np.clip(gradients, -1e4, 1e4).astype(gradient_dtype)
+
+
+class TestSixteenBits:
+    """Storage alone is in 16 bits: what is computed is what float32 weights would give."""
+
+    SHAPES = ((), (7,), (3, 5), (0, 4), (1030,))
+
+    @pytest.mark.parametrize("gradients", ["same", "float32"])
+    @pytest.mark.parametrize("name", SIXTEEN_BITS)
+    def test_equals_float32_rounded_to_nearest_even(self, entry, route, name, gradients):
+        dtype = SIXTEEN_BITS[name]
+        of_gradients = dtype if gradients == "same" else np.float32
+        data = [in_16_bits(shape, dtype, of_gradients) for shape in self.SHAPES]
+        weights = [w for w, _ in data]
+        optimizer = entry.make()
+        found = trajectory(optimizer, route, weights, [g for _, g in data], entry.slots)
+        assert optimizer.route == route.expected
+        # The twin starts each step from the rounded weights.
+        twin = entry.make()
+        variables = [tf.Variable(w.astype(np.float32)) for w in weights]
+        twin.build(variables)
+        step = route.wrap(lambda *gs: twin.apply(list(gs), variables))
+        exact = twin._program().passes == 1 and route.name != "xla"
+        for i in range(STEPS):
+            for variable, values in zip(variables, found):
+                variable.assign(values["w"][i].astype(np.float32))
+            step(*(tf.constant(g[i].astype(np.float32)) for _, g in data))
+            for variable, values in zip(variables, found):
+                wanted, actual = variable.numpy().astype(dtype), values["w"][i + 1]
+                assert actual.dtype == dtype
+                if exact:
+                    np.testing.assert_array_equal(actual, wanted)
+                else:
+                    distance = np.abs(_ordered(actual) - _ordered(wanted))
+                    assert np.all(distance <= 1) and np.mean(distance > 0) <= 0.01, distance.mean()
+                for slot in entry.slots:
+                    actual = values[slot][i + 1]
+                    assert actual.dtype == np.float32
+                    wanted = twin.get_slot(variable, slot).numpy()
+                    if exact or route.name != "xla":
+                        np.testing.assert_array_equal(actual, wanted)
+
+
+def _ordered(x):
+    """Integers in the order of 16-bit numbers, one apart where those are neighbours."""
+    bits = np.asarray(x).view(np.int16).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFF), bits)
+
+
+class TestOtherDtypes:
+    @pytest.mark.parametrize("of_gradients", [np.float64, np.float32, ml_dtypes.bfloat16])
+    def test_float64(self, entry, route, of_gradients):
+        if route.name == "xla" and of_gradients != np.float64:
+            pytest.skip("covered by the route without XLA")
+        optimizer = entry.make()
+        shape = (3, 5)
+        weights, gradients = initial_and_gradients(shape)
+        gradients = gradients.astype(of_gradients)
+        weights = weights.astype(np.float64) + 1e-12
+        (found,) = trajectory(optimizer, route, [weights], [gradients], entry.slots)
+        native = route.name not in ("tensorflow", "xla")
+        reason = "tensorflow: weights of dtype float64" if native else route.expected
+        assert optimizer.route == reason
+        assert all(value.dtype == np.float64 for values in found.values() for value in values)
+        wanted = entry.reference(weights, gradients.astype(np.float64), **arguments_of(entry))
+        assert_equals(found, list(wanted), FLOAT64, FLOAT64)
+
+    def test_gradients_of_another_dtype_are_cast(self, entry, route):
+        weights, gradients = initial_and_gradients((3, 5))
+        gradients = np.clip(gradients, -1e4, 1e4).astype(np.float16)
+        found = []
+        for dtype in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64):
+            given = gradients.astype(np.float32).astype(dtype)
+            if dtype == ml_dtypes.bfloat16:
+                gradients = given.astype(np.float16)
+                given = gradients.astype(dtype)
+            found += trajectory(entry.make(), route, [weights], [given], ())
+        np.testing.assert_array_equal(found[2]["w"], found[3]["w"])
+
+    def test_mixed_in_one_step(self, entry, route):
+        dtypes = [np.float32, ml_dtypes.bfloat16, np.float16, np.float32, np.float16]
+        of_gradients = [np.float32, np.float32, np.float16, ml_dtypes.bfloat16, np.float32]
+        shapes = [(7,), (3, 5), (1030,), (), (7,)]
+        data = [in_16_bits(*args) for args in zip(shapes, dtypes, of_gradients)]
+        optimizer = entry.make()
+        weights, gradients = [w for w, _ in data], [g for _, g in data]
+        together = trajectory(optimizer, route, weights, gradients, entry.slots)
+        assert optimizer.route == route.expected
+        if route.name == "xla":  # which fuses differently when there is more
+            return
+        for (w, g), values in zip(data, together):
+            (alone,) = trajectory(entry.make(), route, [w], [g], entry.slots)
+            for name in values:
+                np.testing.assert_array_equal(values[name], alone[name])
+
+    def test_float64_beside_float32(self, entry):
+        weights, gradients = initial_and_gradients((3, 5))
+        optimizer = entry.make()
+        variables = [tf.Variable(weights), tf.Variable(weights.astype(np.float64))]
+        for g in gradients:
+            optimizer.apply([tf.constant(g), tf.constant(g)], variables)
+        assert optimizer.route.startswith("tensorflow: ")
+        with tf_optim_ext.portable():
+            for dtype, variable in zip((np.float32, np.float64), variables):
+                other = entry.make()
+                alone = tf.Variable(weights.astype(dtype))
+                for g in gradients:
+                    other.apply([tf.constant(g)], [alone])
+                np.testing.assert_array_equal(variable, alone)
+
+
+@pytest.fixture
+def step():
+    """A function that takes a step and returns its route."""
+    variable = tf.Variable([1.0, 2.0])
+    optimizer = tf_optim_ext.SGD(0.5)
+
+    def run():
+        optimizer.apply([tf.ones(2)], [variable])
+        return optimizer.route
+
+    return run
+
+
+PORTABLE = "tensorflow: inside portable()"
+
+
+class TestPortable:
+    def usual(self, step):
+        route = step()
+        assert route != PORTABLE
+        return route
+
+    def test_switches_while_active(self, step):
+        usual = self.usual(step)
+        with tf_optim_ext.portable():
+            assert step() == PORTABLE
+        assert step() == usual
+
+    def test_nested(self, step):
+        usual = self.usual(step)
+        with tf_optim_ext.portable():
+            with tf_optim_ext.portable():
+                assert step() == PORTABLE
+            assert step() == PORTABLE
+        assert step() == usual
+
+    def test_ends_with_an_exception(self, step):
+        usual = self.usual(step)
+        with pytest.raises(KeyError), tf_optim_ext.portable(), tf_optim_ext.portable():
+            raise KeyError
+        assert step() == usual
+
+    def test_used_twice(self, step):
+        usual = self.usual(step)
+        for _ in range(2):
+            with tf_optim_ext.portable():
+                assert step() == PORTABLE
+            assert step() == usual
+
+    def test_as_a_decorator(self, step):
+        assert tf_optim_ext.portable()(step)() == PORTABLE
+
+    def test_of_another_thread_is_its_own(self, step):
+        usual = self.usual(step)
+        with tf_optim_ext.portable(), concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert pool.submit(step).result() == usual
+
+    def test_a_traced_function_stays_as_it_was(self):
+        variable = tf.Variable([1.0, 2.0])
+        optimizer = tf_optim_ext.SGD(0.5)
+        optimizer.build([variable])
+
+        @tf.function
+        def step():
+            optimizer.apply([tf.ones(2)], [variable])
+
+        with tf_optim_ext.portable():
+            step()
+        types = {op.type for op in step.get_concrete_function().graph.get_operations()}
+        assert not any("OptimExt" in name for name in types)
+        step()
+        np.testing.assert_array_equal(variable, [0.0, 1.0])
+
+    def test_a_function_that_was_traced_before(self, native_only):
+        variable = tf.Variable([1.0, 2.0])
+        optimizer = tf_optim_ext.SGD(0.5)
+        optimizer.build([variable])
+
+        @tf.function
+        def step():
+            optimizer.apply([tf.ones(2)], [variable])
+
+        step()
+        with tf_optim_ext.portable():
+            step()
+        types = [op.type for op in step.get_concrete_function().graph.get_operations()]
+        assert types.count("TfOptimExtStep") == 1
+
+
+class TestRoute:
+    def test_before_the_first_step(self):
+        assert tf_optim_ext.SGD().route == "none: no step was run or traced yet"
+
+    def test_of_a_rule_that_the_library_has_not(self, native_only):
+        class Halving(tf_optim_ext.Optimizer):
+            @staticmethod
+            def rule(w, g, s, h):
+                return 0.5 * w - h.learning_rate * g
+
+        variable = tf.Variable([2.0, 4.0])
+        optimizer = Halving(1.0)
+        optimizer.apply([tf.constant([0.5, 0.25])], [variable])
+        assert optimizer.route == "tensorflow: the rule is not in the native library"
+        np.testing.assert_array_equal(variable, [0.5, 1.75])
+
+    def test_a_function_traced_outside_and_called_inside_xla_fails_cleanly(self, native_only):
+        variable = tf.Variable([1.0, 2.0])
+        optimizer = tf_optim_ext.SGD(0.5)
+        optimizer.build([variable])
+
+        @tf.function
+        def step():
+            optimizer.apply([tf.ones(2)], [variable])
+
+        step()
+        before = variable.numpy()
+        with pytest.raises(tf.errors.InvalidArgumentError, match="OpKernel"):
+            tf.function(step, jit_compile=True)()
+        np.testing.assert_array_equal(variable, before)
+        assert int(optimizer.iterations) == 1
