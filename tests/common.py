@@ -4,10 +4,16 @@ import contextlib
 
 import keras
 import numpy as np
+import pytest
+import registry
 import tensorflow as tf
+from hypothesis import strategies as st
 
-SHAPES = ((3, 2), (4,), (), (3, 2))
-NAMES = ("kernel", "bias", "scale", "second_kernel")
+from tf_optim_ext.checks import Range
+
+SHAPES = ((3, 2), (4,), ())
+NAMES = ("kernel", "bias", "scale")
+KINDS = ("keras", "tf")
 
 
 def make_variable(kind, value, name=None):
@@ -79,7 +85,46 @@ def unchanged(optimizer, variables=()):
     assert same(after[2], before[2]), "optimizer variables changed"
 
 
+def run_eagerly(step):
+    return step()
+
+
+def run_in_function(step):
+    """Calls a step in a `tf.function`; for calls without result."""
+
+    @tf.function
+    def function():
+        step()
+
+    function()
+
+
 def keras_twin(entry, **overrides):
     """Keras' own optimizer with the arguments of an entry."""
     cls = getattr(keras.optimizers, entry.keras)
     return cls(**{**entry.arguments, **overrides})
+
+
+has_twin = pytest.mark.parametrize(
+    "entry", [e for e in registry.ENTRIES if e.keras], ids=lambda e: e.name
+)
+
+
+@st.composite
+def arguments(draw, entry):
+    """Strategy: valid constructor arguments of an entry's optimizer."""
+    result = {**entry.arguments, "learning_rate": draw(st.floats(0, 1))}
+    for name, interval in entry.cls.hyperparameters.items():
+        low, high = (float(x) for x in interval[1:-1].split(","))
+        allowed = Range(interval)
+        result[name] = draw(st.floats(low, min(high, 10.0)).filter(allowed.__contains__))
+    result["weight_decay"] = draw(st.floats(0, 1))
+    clipping = draw(st.sampled_from(["", "clipnorm", "clipvalue", "global_clipnorm"]))
+    if clipping:
+        result[clipping] = draw(st.floats(0, 10))
+    result["use_ema"] = draw(st.booleans())
+    result["ema_momentum"] = draw(st.floats(0, 1))
+    result["ema_overwrite_frequency"] = draw(st.none() | st.integers(1, 3))
+    result["gradient_accumulation_steps"] = draw(st.none() | st.integers(2, 3))
+    result["loss_scale_factor"] = draw(st.none() | st.floats(0.5, 100))
+    return result

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import itertools
 
 import conftest
 import ml_dtypes
@@ -35,8 +36,19 @@ WEIGHTS_BETWEEN_ROUTES = 24
 FLOAT64 = 1e-12 / precision.ROUNDING
 
 
+# Every route; XLA, where each case takes seconds to compile, among the long tests.
+BY_ROUTE = pytest.mark.parametrize(
+    "route",
+    [
+        pytest.param(name, marks=pytest.mark.long) if name == "xla" else name
+        for name in conftest.ROUTES
+    ],
+    indirect=True,
+)
+
+
 @functools.cache
-def initial_and_gradients(shape, steps=STEPS):
+def initial_and_gradients(shape):
     """Weights and gradients in float32 with what an optimizer meets, and what it had better not.
 
     Elements have a magnitude of their own each, from 1e-30 to 1e8, change sign and are zero at
@@ -45,7 +57,7 @@ def initial_and_gradients(shape, steps=STEPS):
     rng = np.random.default_rng([11, *shape])
     weights = rng.normal(size=shape) * rng.choice([0.0, 1e-3, 1.0, 10.0], size=shape)
     scale = rng.choice([0.0, 1e-30, 1e-12, 1e-4, 1.0, 1.0, 1.0, 1e3, 1e8], size=shape)
-    gradients = rng.normal(size=(steps, *shape)) * scale
+    gradients = rng.normal(size=(STEPS, *shape)) * scale
     gradients = gradients * (rng.random(gradients.shape) > 0.2)
     gradients[[0, 5] if len(shape) == 1 else [4, 5]] = 0
     return weights.astype(np.float32), gradients.astype(np.float32)
@@ -58,10 +70,10 @@ def arguments_of(entry):
 
 
 @functools.cache
-def expected(name, shape, steps=STEPS):
+def expected(name, shape):
     """What the reference of a registry entry gives: a list of (weights, slots) in float64."""
     entry = registry.BY_NAME[name]
-    weights, gradients = initial_and_gradients(shape, steps)
+    weights, gradients = initial_and_gradients(shape)
     return list(entry.reference(weights, gradients, **arguments_of(entry)))
 
 
@@ -107,32 +119,32 @@ def assert_equals(values, reference_steps, weights=WEIGHTS, slots=SLOTS, what=""
         assert worst <= limit, f"{what} {name}: off by {worst:.1f} roundings, allowed {limit}"
 
 
+def of_entry(entry, route, shapes):
+    """The optimizer of a registry entry after STEPS steps, and its trajectory."""
+    data = [initial_and_gradients(shape) for shape in shapes]
+    weights, gradients = [w for w, _ in data], [g for _, g in data]
+    optimizer = entry.make()
+    return optimizer, trajectory(optimizer, route, weights, gradients, entry.slots)
+
+
 @functools.cache
 def on_tensorflow_route(name):
     """The trajectories of a registry entry over SHAPES on the route "tensorflow"."""
-    return of_entry(registry.BY_NAME[name], conftest.Route("tensorflow"))[1]
-
-
-def of_entry(entry, route):
-    data = [initial_and_gradients(shape) for shape in SHAPES]
-    optimizer = entry.make()
-    weights, gradients = [w for w, _ in data], [g for _, g in data]
-    return optimizer.route, trajectory(optimizer, route, weights, gradients, entry.slots)
+    found = of_entry(registry.BY_NAME[name], conftest.Route("tensorflow"), SHAPES)[1]
+    return dict(zip(SHAPES, found))
 
 
 class TestFloat32:
     def test_every_step_equals_the_reference(self, entry, route):
-        data = [initial_and_gradients(shape) for shape in SHAPES]
-        optimizer = entry.make()
-        weights, gradients = [w for w, _ in data], [g for _, g in data]
-        found = trajectory(optimizer, route, weights, gradients, entry.slots)
+        shapes = SHAPES[-3:-1] if route.name == "xla" else SHAPES
+        optimizer, found = of_entry(entry, route, shapes)
         assert optimizer.route == route.expected
-        for shape, values in zip(SHAPES, found):
+        for shape, values in zip(shapes, found):
             assert set(values) == {"w", *entry.slots}
             assert_equals(values, expected(entry.name, shape), what=f"{shape}")
-        if route.name == "tensorflow":
-            return
-        for shape, values, others in zip(SHAPES, found, on_tensorflow_route(entry.name)):
+            if route.name == "tensorflow":
+                continue
+            others = on_tensorflow_route(entry.name)[shape]
             steps = [(w, {s: others[s][i] for s in entry.slots}) for i, w in enumerate(others["w"])]
             assert_equals(
                 values,
@@ -142,12 +154,16 @@ class TestFloat32:
                 f"tensorflow and {route.name}, {shape}",
             )
 
+    @BY_ROUTE
     def test_a_zero_gradient_at_the_start_changes_nothing_but_decay(self, entry, route):
         optimizer = entry.make(weight_decay=0.0)
         weights = np.array([1.0, -2.0, 0.0, 1e-30, 1e30], np.float32)
-        (found,) = trajectory(optimizer, route, [weights], [np.zeros((2, 5), np.float32)], ())
-        for values in found["w"]:
-            np.testing.assert_array_equal(values, weights)
+        variable = tf.Variable(weights)
+        optimizer.build([variable])
+        step = route.wrap(lambda g: optimizer.apply([g], [variable]))
+        for _ in range(2):
+            step(tf.zeros(5))
+            np.testing.assert_array_equal(variable, weights)
 
     def test_the_data_have_what_they_should(self):
         weights, gradients = initial_and_gradients((1000, 33))
@@ -159,6 +175,35 @@ class TestFloat32:
         assert (np.sign(gradients).min(axis=0) < 0).any()
         assert ((gradients > 0).any(axis=0) & (gradients < 0).any(axis=0)).mean() > 0.5
         assert (weights == 0).any()
+
+
+class TestSpecialValues:
+    """NaN and infinity go where IEEE's arithmetic takes them, and nowhere else."""
+
+    @BY_ROUTE
+    @pytest.mark.parametrize("clipvalue", [None, 0.5])
+    def test_as_in_numpy(self, entry, route, clipvalue):
+        special = [np.nan, np.inf, -np.inf, 0.0, 1.0]
+        pairs = [*itertools.product(special, special), *[(1.0, 0.1)] * 9]
+        weights, first = np.array(pairs, np.float32).T
+        second = np.roll(first, 2)
+        optimizer = entry.make(clipvalue=clipvalue)
+        gradients = np.stack([first, second])
+        (found,) = trajectory(optimizer, route, [weights], [gradients], entry.slots)
+        assert optimizer.route == route.expected
+        program = optimizer._program()
+        arrays = {"w": weights, **{slot: np.zeros(weights.shape) for slot in entry.slots}}
+        known = {**arguments_of(entry), "gradient_scale": 1.0, "clipvalue": clipvalue or np.inf}
+        known["weight_decay"] = known["weight_decay"] or 0.0
+        for step, g in enumerate(gradients, 1):
+            h = {name: {**known, "step": step}.get(name) for name in program.scalars}
+            del h["size"]
+            with np.errstate(all="ignore"):
+                arrays = numpy_lowering.run(program, {**arrays, "g": g}, h)
+            for name, wanted in arrays.items():
+                np.testing.assert_allclose(
+                    found[name][step], wanted, rtol=1e-5, atol=1e-6, err_msg=name
+                )
 
 
 class TestNumPyLowering:
@@ -179,7 +224,8 @@ class TestNumPyLowering:
                 "clipvalue": np.inf,
             }
             h = {name: known[name] for name in program.scalars if name != "size"}
-            arrays = numpy_lowering.run(program, {**arrays, "g": g}, h)
+            with np.errstate(divide="ignore", invalid="ignore"):  # in branches that are not taken
+                arrays = numpy_lowering.run(program, {**arrays, "g": g}, h)
             for name, value in arrays.items():
                 found[name].append(value)
         assert_equals(found, expected(entry.name, shape), FLOAT64, FLOAT64, f"{shape}")
@@ -199,6 +245,8 @@ class TestRecordings:
         path = record_trajectories.DIRECTORY / f"{name}.npz"
         metadata, variables = record_trajectories.load(path)
         classes = {cls.__name__.lower(): cls for cls in tf_optim_ext.optimizers.ALL}
+        if metadata["reference"] not in classes:
+            pytest.skip(f"no optimizer is called {metadata['reference']}")
         optimizer = classes[metadata["reference"]](**metadata["arguments"])
         weights = [v["initial"].astype(dtype) for v in variables]
         gradients = [v["gradients"].astype(dtype) for v in variables]
@@ -211,6 +259,7 @@ class TestRecordings:
         ]
         return metadata, optimizer, weights, gradients, steps
 
+    @BY_ROUTE
     @pytest.mark.parametrize("name", RECORDINGS)
     def test_float32(self, name, route):
         metadata, optimizer, weights, gradients, steps = self.load(name, np.float32)
@@ -237,10 +286,11 @@ class TestKeras:
             pytest.skip("Keras has no equal")
         # Keras forms 1 - beta^t in float32, where it loses the digits of beta^t's distance to 1.
         builtin = getattr(tf.keras.optimizers, entry.keras)(**entry.arguments)
-        data = [initial_and_gradients(shape) for shape in SHAPES]
+        shapes = [shape for shape in SHAPES if 0 not in shape]  # Keras' Lion takes no empty ones
+        data = [initial_and_gradients(shape) for shape in shapes]
         variables = [tf.Variable(w) for w, _ in data]
         builtin.build(variables)
-        wanted = [[] for _ in SHAPES]
+        wanted: list = [[] for _ in shapes]
         count = len(entry.slots)
         for gs in zip(*(g for _, g in data)):
             builtin.apply([tf.constant(g) for g in gs], variables)
@@ -249,26 +299,10 @@ class TestKeras:
                 own = {name: np.array(slots[name][i]) for name in slots}
                 wanted[i].append((np.array(variable), own))
         assert all(len(own) == count for steps in wanted for _, own in steps)
-        found = of_entry(entry, conftest.Route("default"))[1]
-        for shape, values, steps in zip(SHAPES, found, wanted):
-            print(
-                "X",
-                entry.name,
-                shape,
-                {
-                    k: round(
-                        precision.roundings(
-                            v, [v[0], *(w if k == "w" else s[k] for w, s in steps)]
-                        ),
-                        1,
-                    )
-                    for k, v in values.items()
-                },
-            )
-            assert_equals(values, steps, 64, 32, f"{shape}")
-
-
-SIXTEEN_BITS = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+        weights, gradients = [w for w, _ in data], [g for _, g in data]
+        found = trajectory(entry.make(), conftest.Route("default"), weights, gradients, entry.slots)
+        for shape, values, steps in zip(shapes, found, wanted):
+            assert_equals(values, steps, 2 * WEIGHTS, 2 * SLOTS, f"{shape}")
 
 
 def in_16_bits(shape, dtype, gradient_dtype):
@@ -280,41 +314,41 @@ def in_16_bits(shape, dtype, gradient_dtype):
 class TestSixteenBits:
     """Storage alone is in 16 bits: what is computed is what float32 weights would give."""
 
-    SHAPES = ((), (7,), (3, 5), (0, 4), (1030,))
+    # Up to the length of the blocks that are converted: sums over several are in another order.
+    SHAPES = ((), (7,), (1021,))
+    STEPS = 3
 
-    @pytest.mark.parametrize("gradients", ["same", "float32"])
-    @pytest.mark.parametrize("name", SIXTEEN_BITS)
-    def test_equals_float32_rounded_to_nearest_even(self, entry, route, name, gradients):
-        dtype = SIXTEEN_BITS[name]
-        of_gradients = dtype if gradients == "same" else np.float32
-        data = [in_16_bits(shape, dtype, of_gradients) for shape in self.SHAPES]
+    @BY_ROUTE
+    def test_equals_float32_rounded_to_nearest_even(self, entry, route):
+        bfloat16, float16 = ml_dtypes.bfloat16, np.float16
+        kinds = itertools.product(self.SHAPES, (bfloat16, float16), (np.float32, bfloat16, float16))
+        data = [in_16_bits(*kind) for kind in kinds]
         weights = [w for w, _ in data]
         optimizer = entry.make()
-        found = trajectory(optimizer, route, weights, [g for _, g in data], entry.slots)
+        gradients = [g[-self.STEPS :] for _, g in data]
+        found = trajectory(optimizer, route, weights, gradients, entry.slots)
         assert optimizer.route == route.expected
         # The twin starts each step from the rounded weights.
         twin = entry.make()
         variables = [tf.Variable(w.astype(np.float32)) for w in weights]
         twin.build(variables)
         step = route.wrap(lambda *gs: twin.apply(list(gs), variables))
-        exact = twin._program().passes == 1 and route.name != "xla"
-        for i in range(STEPS):
+        # XLA fuses the two programs differently.
+        exact = route.name != "xla"
+        for i in range(self.STEPS):
             for variable, values in zip(variables, found):
                 variable.assign(values["w"][i].astype(np.float32))
-            step(*(tf.constant(g[i].astype(np.float32)) for _, g in data))
+            step(*(tf.constant(g[i].astype(np.float32)) for g in gradients))
             for variable, values in zip(variables, found):
-                wanted, actual = variable.numpy().astype(dtype), values["w"][i + 1]
-                assert actual.dtype == dtype
-                if exact:
-                    np.testing.assert_array_equal(actual, wanted)
-                else:
-                    distance = np.abs(_ordered(actual) - _ordered(wanted))
-                    assert np.all(distance <= 1) and np.mean(distance > 0) <= 0.01, distance.mean()
+                wanted, actual = variable.numpy().astype(values["w"][0].dtype), values["w"][i + 1]
+                assert actual.dtype == wanted.dtype
+                distance = np.abs(_ordered(actual) - _ordered(wanted))
+                assert np.all(distance <= (0 if exact else 1)), distance
+                assert np.sum(distance) <= 0.01 * distance.size + 1, distance
                 for slot in entry.slots:
-                    actual = values[slot][i + 1]
+                    actual, wanted = values[slot][i + 1], twin.get_slot(variable, slot).numpy()
                     assert actual.dtype == np.float32
-                    wanted = twin.get_slot(variable, slot).numpy()
-                    if exact or route.name != "xla":
+                    if exact:
                         np.testing.assert_array_equal(actual, wanted)
 
 
@@ -325,47 +359,54 @@ def _ordered(x):
 
 
 class TestOtherDtypes:
-    @pytest.mark.parametrize("of_gradients", [np.float64, np.float32, ml_dtypes.bfloat16])
-    def test_float64(self, entry, route, of_gradients):
-        if route.name == "xla" and of_gradients != np.float64:
-            pytest.skip("covered by the route without XLA")
+    @pytest.mark.parametrize("of_gradients", [np.float64, ml_dtypes.bfloat16])
+    @pytest.mark.parametrize(
+        "name", ["default", "tensorflow", pytest.param("xla", marks=pytest.mark.long)]
+    )
+    def test_float64(self, entry, name, of_gradients):
+        route = conftest.Route(name)
         optimizer = entry.make()
-        shape = (3, 5)
-        weights, gradients = initial_and_gradients(shape)
+        weights, gradients = initial_and_gradients((3, 5))
         gradients = gradients.astype(of_gradients)
         weights = weights.astype(np.float64) + 1e-12
         (found,) = trajectory(optimizer, route, [weights], [gradients], entry.slots)
-        native = route.name not in ("tensorflow", "xla")
-        reason = "tensorflow: weights of dtype float64" if native else route.expected
-        assert optimizer.route == reason
+        if name != "default":
+            assert optimizer.route == route.expected
+        elif conftest.POSSIBLE:
+            assert optimizer.route == "tensorflow: weights of dtype float64"
         assert all(value.dtype == np.float64 for values in found.values() for value in values)
         wanted = entry.reference(weights, gradients.astype(np.float64), **arguments_of(entry))
         assert_equals(found, list(wanted), FLOAT64, FLOAT64)
 
+    @BY_ROUTE
     def test_gradients_of_another_dtype_are_cast(self, entry, route):
-        weights, gradients = initial_and_gradients((3, 5))
-        gradients = np.clip(gradients, -1e4, 1e4).astype(np.float16)
-        found = []
-        for dtype in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64):
-            given = gradients.astype(np.float32).astype(dtype)
-            if dtype == ml_dtypes.bfloat16:
-                gradients = given.astype(np.float16)
-                given = gradients.astype(dtype)
-            found += trajectory(entry.make(), route, [weights], [given], ())
-        np.testing.assert_array_equal(found[2]["w"], found[3]["w"])
+        weights, gradients = in_16_bits((3, 5), np.float32, np.float16)
+        gradients = gradients[-4:].astype(ml_dtypes.bfloat16).astype(np.float16)  # fit all
+        found = [
+            trajectory(entry.make(), route, [weights], [gradients.astype(dtype)], ())[0]["w"]
+            for dtype in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
+        ]
+        for other in found[1:]:
+            np.testing.assert_array_equal(other, found[0])
 
+    @BY_ROUTE
     def test_mixed_in_one_step(self, entry, route):
-        dtypes = [np.float32, ml_dtypes.bfloat16, np.float16, np.float32, np.float16]
-        of_gradients = [np.float32, np.float32, np.float16, ml_dtypes.bfloat16, np.float32]
-        shapes = [(7,), (3, 5), (1030,), (), (7,)]
-        data = [in_16_bits(*args) for args in zip(shapes, dtypes, of_gradients)]
+        bfloat16, float16 = ml_dtypes.bfloat16, np.float16
+        kinds = [
+            ((7,), np.float32, np.float32),
+            ((3, 5), bfloat16, np.float32),
+            ((1030,), float16, float16),
+            ((), np.float32, bfloat16),
+            ((7,), float16, np.float32),
+        ]
+        data = [in_16_bits(*kind) for kind in kinds]
         optimizer = entry.make()
-        weights, gradients = [w for w, _ in data], [g for _, g in data]
+        weights, gradients = [w for w, _ in data], [g[-3:] for _, g in data]
         together = trajectory(optimizer, route, weights, gradients, entry.slots)
         assert optimizer.route == route.expected
         if route.name == "xla":  # which fuses differently when there is more
             return
-        for (w, g), values in zip(data, together):
+        for w, g, values in zip(weights, gradients, together):
             (alone,) = trajectory(entry.make(), route, [w], [g], entry.slots)
             for name in values:
                 np.testing.assert_array_equal(values[name], alone[name])
@@ -374,14 +415,14 @@ class TestOtherDtypes:
         weights, gradients = initial_and_gradients((3, 5))
         optimizer = entry.make()
         variables = [tf.Variable(weights), tf.Variable(weights.astype(np.float64))]
-        for g in gradients:
+        for g in gradients[-3:]:
             optimizer.apply([tf.constant(g), tf.constant(g)], variables)
         assert optimizer.route.startswith("tensorflow: ")
         with tf_optim_ext.portable():
             for dtype, variable in zip((np.float32, np.float64), variables):
                 other = entry.make()
                 alone = tf.Variable(weights.astype(dtype))
-                for g in gradients:
+                for g in gradients[-3:]:
                     other.apply([tf.constant(g)], [alone])
                 np.testing.assert_array_equal(variable, alone)
 

@@ -58,13 +58,16 @@ def _load():
         return None, f"{VARIABLE}={wanted} is unknown; allowed are off, {', '.join(BEST_FIRST)}"
     try:
         report = json.loads((HERE / REPORT).read_text())
+        problem, version = report["error"], report.get("tensorflow", "?")
     except FileNotFoundError:
         return None, "library not built: run `python -m tf_optim_ext.native`"
-    if report["error"]:
-        return None, f"library not built: {report['error']}"
-    if report["tensorflow"].split(".")[:2] != tf.__version__.split(".")[:2]:
+    except (OSError, ValueError, TypeError, KeyError):
+        return None, f"{REPORT} is damaged; reinstall tf_optim_ext"
+    if problem:
+        return None, f"library not built: {problem}"
+    if version.split(".")[:2] != tf.__version__.split(".")[:2]:
         return None, (
-            f"library built for TensorFlow {report['tensorflow']}, this is {tf.__version__}; "
+            f"library built for TensorFlow {version}, this is {tf.__version__}; "
             "reinstall tf_optim_ext"
         )
     try:

@@ -1,0 +1,169 @@
+"""What `test_native.py` asks of other processes: `python native_probe.py TASK...` prints JSON.
+
+Threads, the instruction set at start and the folder of the package are chosen when a process
+starts, so these questions need processes of their own.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import ml_dtypes
+import numpy as np
+import tensorflow as tf
+
+import tf_optim_ext
+from tf_optim_ext import native
+
+MEGABYTE = 2**20
+
+
+def start():
+    """How the package finds itself; takes a step."""
+    optimizer = tf_optim_ext.SGD(0.5)
+    variable = tf.Variable([1.0, 2.0])
+    optimizer.apply([tf.ones(2)], [variable])
+    return {
+        "why_not": native.why_not(),
+        "instruction_set": native.instruction_set(),
+        "route": optimizer.route,
+        "has": native.has(optimizer._program()),
+        "result": variable.numpy().tolist(),
+        "package": str(pathlib.Path(tf_optim_ext.__file__).parent),
+    }
+
+
+def digest():
+    """Digest of all bits after steps with large and small variables of all formats."""
+    rng = np.random.default_rng(5)
+    formats = [np.float32, ml_dtypes.bfloat16, np.float16, np.float32]
+    shapes = [(700, 1000), (16_385,), (300, 1001), (), (7,), (0, 3), (100_003,)]
+    weights = [rng.normal(size=s).astype(formats[i % 4]) for i, s in enumerate(shapes)]
+    gradients = [[rng.normal(size=s).astype(np.float32) for s in shapes] for _ in range(2)]
+    found = hashlib.sha256()
+    for optimizer in (
+        tf_optim_ext.AdamW(0.01, amsgrad=True, global_clipnorm=1.0),
+        tf_optim_ext.Lamb(0.01, weight_decay=0.1, clipnorm=2.0),
+    ):
+        variables = [tf.Variable(w) for w in weights]
+        for gs in gradients:
+            optimizer.apply([tf.constant(g) for g in gs], variables)
+        for array in (*variables, *optimizer.variables):
+            found.update(np.asarray(array).tobytes())
+    return found.hexdigest()
+
+
+def digests():
+    """The digest with each instruction set."""
+    found = {}
+    for name in native.BEST_FIRST:
+        try:
+            native.use(name)
+        except (ValueError, RuntimeError):
+            continue
+        found[name] = digest()
+    return found
+
+
+def _growth(run):
+    # Writing 5 there resets the peak.
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    run()
+    return (_peak() - before) / MEGABYTE
+
+
+def _peak():
+    status = pathlib.Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def memory():
+    """Megabytes by which a step over a variable of 64 MB lets the process grow."""
+    found = {}
+    small = tf.Variable(tf.ones(1000))
+    for name in ("eager", "graph", "copy"):
+        variable = tf.Variable(tf.ones(16 * MEGABYTE))
+        gradient = tf.ones(16 * MEGABYTE)
+        optimizer = tf_optim_ext.SGD(0.5, momentum=0.9)
+        optimizer.build([small, variable])
+
+        def step(*gradients, optimizer=optimizer, variable=variable):
+            optimizer.apply(list(gradients), [small, variable])
+
+        if name == "graph":
+            step = tf.function(step)
+            step.get_concrete_function(tf.ones(1000), gradient)
+        else:
+            optimizer.apply([tf.ones(1000)], [small])
+        # Whoever holds what was read makes the step copy; this shows that the measure works.
+        held = variable.read_value() if name == "copy" else None
+        found[name] = _growth(lambda: step(tf.ones(1000), gradient))  # noqa: B023
+        assert held is None or float(held[0]) == 1.0
+        assert abs(float(variable[-1]) - 0.5) < 1e-6
+    return found
+
+
+def broken():
+    """Why the library is not in use when its report, or the library itself, is not as it should be.
+
+    Changes the package: it must be a copy.
+    """
+    os.environ.pop(native.VARIABLE, None)
+    folder = pathlib.Path(native.__file__).parent
+    report = folder / native.REPORT
+    good = report.read_text()
+    contents = json.loads(good)
+    found = {}
+
+    def ask(name):
+        found[name] = native._load()[1]
+
+    ask("good")
+    report.unlink()
+    ask("no report")
+    for name, text in {
+        "another version": json.dumps({**contents, "tensorflow": "2.19.1"}),
+        "another patch": json.dumps({**contents, "tensorflow": tf.__version__ + ".99"}),
+        "failed": json.dumps({"error": "no C++ compiler: c++ not found"}),
+        "cut off": good[: len(good) // 2],
+        "empty": "",
+        "no dictionary": "[1, 2]",
+        "another dictionary": "{}",
+    }.items():
+        report.write_text(text)
+        ask(name)
+    # Each in a folder of its own: the loader remembers what it has loaded.
+    library = (folder / native.LIBRARY).read_bytes()
+    for name, contents in {
+        "no library": None,
+        "library cut off": library[:40],
+        "text for a library": b"not a library",
+        "folder for a library": "folder",
+    }.items():
+        native.HERE = folder / name
+        native.HERE.mkdir()
+        (native.HERE / native.REPORT).write_text(good)
+        if contents == "folder":
+            (native.HERE / native.LIBRARY).mkdir()
+        elif contents is not None:
+            (native.HERE / native.LIBRARY).write_bytes(contents)
+        ask(name)
+    return found
+
+
+def main(tasks):
+    for task in tasks:
+        if task.startswith("threads="):
+            tf.config.threading.set_intra_op_parallelism_threads(int(task.split("=")[1]))
+    functions = [task for task in tasks if "=" not in task]
+    print(json.dumps({task: globals()[task]() for task in functions}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
