@@ -67,7 +67,13 @@ def everything(model):
 class TestKerasFiles:
     @pytest.mark.parametrize("make", [functional, Subclassed])
     @pytest.mark.parametrize("frame", [{}, FRAME], ids=["plain", "frame"])
-    def test_model_continues_as_if_uninterrupted(self, entry, make, frame, tmp_path):
+    def test_every_kind_of_model(self, make, frame, tmp_path):
+        self.check_model(ADAM, frame, make, tmp_path)
+
+    def test_model_continues_as_if_uninterrupted(self, entry, tmp_path):
+        self.check_model(entry, FRAME, functional, tmp_path)
+
+    def check_model(self, entry, frame, make, tmp_path):
         model = compiled(entry.make(**frame), make)
         fit(model)
         model.save(tmp_path / "model.keras")
@@ -75,19 +81,19 @@ class TestKerasFiles:
         assert type(loaded.optimizer) is entry.cls
         assert loaded.optimizer.get_config() == model.optimizer.get_config()
         assert int(loaded.optimizer._iterations) == 3
-        assert same(arrays(loaded.variables), arrays(model.variables))
-        if loaded.optimizer.built:
-            assert same(everything(loaded), everything(model))
-        assert loaded.optimizer.built == (make is functional)
+        assert same(everything(loaded), everything(model))
         fit(model)
         fit(loaded)
         assert same(everything(loaded), everything(model))
-        names = loaded.optimizer.get_slot_names()
-        assert names == model.optimizer.get_slot_names()
-        assert names[-len(entry.slots) :] == list(entry.slots) or not entry.slots
+        assert loaded.optimizer.get_slot_names() == model.optimizer.get_slot_names()
 
-    @pytest.mark.parametrize("make", [functional, Subclassed])
-    def test_weights_files(self, entry, make, tmp_path):
+    def test_weights_files(self, entry, tmp_path):
+        self.check_weights(entry, functional, tmp_path)
+
+    def test_weights_files_of_a_subclassed_model(self, tmp_path):
+        self.check_weights(ADAM, Subclassed, tmp_path)
+
+    def check_weights(self, entry, make, tmp_path):
         model = compiled(entry.make(), make)
         fit(model)
         model.save_weights(tmp_path / "all.weights.h5")
@@ -101,8 +107,8 @@ class TestKerasFiles:
             assert same(everything(other), everything(model))
 
     @pytest.mark.parametrize("make", [functional, Subclassed])
-    def test_model_saved_before_its_first_step(self, entry, make, tmp_path):
-        model = compiled(entry.make(), make)
+    def test_model_saved_before_its_first_step(self, make, tmp_path):
+        model = compiled(ADAM.make(), make)
         model.save(tmp_path / "model.keras")
         loaded = keras.models.load_model(tmp_path / "model.keras")
         fit(model)
@@ -110,17 +116,20 @@ class TestKerasFiles:
         assert same(everything(loaded), everything(model))
 
     def test_saved_again_before_the_slots_exist(self, tmp_path):
-        model = compiled(ADAM.make(), Subclassed)
+        model = compiled(ADAM.make())
         fit(model)
-        model.save(tmp_path / "first.keras")
-        loaded = keras.models.load_model(tmp_path / "first.keras")
+        model.save_weights(tmp_path / "first.weights.h5")
+        loaded = compiled(ADAM.make(), seed=1)
+        loaded.load_weights(tmp_path / "first.weights.h5")
+        assert not loaded.optimizer.built
         loaded.optimizer.learning_rate = 0.125
-        loaded.save(tmp_path / "second.keras")
-        again = keras.models.load_model(tmp_path / "second.keras")
+        loaded.save_weights(tmp_path / "second.weights.h5")
+        again = compiled(ADAM.make(), seed=2)
+        again.load_weights(tmp_path / "second.weights.h5")
         model.optimizer.learning_rate = 0.125
-        fit(model)
-        fit(again)
-        assert same(everything(again), everything(model))
+        for each in (model, loaded, again):
+            fit(each)
+            assert same(everything(each), everything(model))
 
     def test_schedule_and_number_may_replace_each_other(self, tmp_path):
         def schedule():
@@ -146,16 +155,16 @@ class TestKerasFiles:
             optimizer.add_slot(variables[1], "extra")
             for name in ("w", "w", "a.b", "a.b", "iterations", "momentum.0", "learning_rate"):
                 optimizer.add_weight(name, ())
-            return optimizer, variables
+            return optimizer
 
-        optimizer, variables = make()
+        optimizer = make()
         for i, variable in enumerate(optimizer.variables):
             variable.assign(np.full(variable.shape, i))
         store = {}
         optimizer.save_own_variables(store)
         assert len(store) == len(optimizer.variables)
         assert {"iterations", "learning_rate", "momentum.0", "velocity.2", "extra.0"} < set(store)
-        other, _ = make()
+        other = make()
         other.load_own_variables(store)
         assert same(other.get_weights(), optimizer.get_weights())
 
@@ -264,28 +273,40 @@ class TestFilesOfKeras:
     """Keras' optimizers number their variables; ours reads that."""
 
     @has_twin
-    @pytest.mark.parametrize("frame", [{}, FRAME], ids=["plain", "frame"])
-    def test_state_is_read_and_training_continues(self, entry, frame, tmp_path):
-        theirs = compiled(keras_twin(entry, **frame))
+    def test_state_is_read_and_training_continues(self, entry):
+        theirs, expected, store = keras_twin(entry, **FRAME), make_variables(), {}
+        train(theirs, expected)
+        theirs.save_own_variables(store)
+        state, values = arrays(theirs.variables), arrays(expected)
+        results = []
+        for built in (True, False):
+            ours, variables = entry.make(**FRAME), make_variables()
+            if built:
+                train(ours, variables, 1)
+            ours.load_own_variables(store)
+            assert int(ours._iterations) == 3
+            ours.build(variables)
+            assert same(ours.get_weights(), state)
+            for variable, value in zip(variables, values):
+                variable.assign(value)
+            train(ours, variables, first=3)
+            results.append(variables)
+        train(theirs, expected, first=3)
+        for variables in results:
+            assert_close(variables, expected)
+
+    def test_file(self, tmp_path):
+        theirs = compiled(keras_twin(ADAM))
         fit(theirs)
         theirs.save_weights(tmp_path / "all.weights.h5")
-        for make in (functional, Subclassed):
-            for built in (True, False):
-                if make is Subclassed and not built:
-                    continue
-                ours = compiled(entry.make(**frame), seed=1)
-                if built:
-                    fit(ours, 1)
-                ours.load_weights(tmp_path / "all.weights.h5")
-                ours.optimizer.build(ours.trainable_variables)
-                state = [np.asarray(v) for v in theirs.optimizer.variables]
-                assert same(ours.optimizer.get_weights(), state)
-                expected = compiled(keras_twin(entry, **frame), seed=1)
-                expected.optimizer.build(expected.trainable_variables)
-                expected.load_weights(tmp_path / "all.weights.h5")
-                fit(expected)
-                fit(ours)
-                assert_close(ours.variables, expected.variables)
+        for built in (True, False):
+            ours = compiled(ADAM.make(), seed=1)
+            if built:
+                fit(ours, 1)
+            ours.load_weights(tmp_path / "all.weights.h5")
+            ours.optimizer.build(ours.trainable_variables)
+            expected = arrays([*theirs.variables, *theirs.optimizer.variables])
+            assert same(everything(ours), expected)
 
     def test_slots_get_the_values_that_they_had(self, tmp_path):
         # All variables have one shape, so that a wrong order would fit as well.
@@ -311,7 +332,7 @@ class TestFilesOfKeras:
         theirs.save_own_variables(store)
         optimizer, variables = ADAM.make(), make_variables()
         train(optimizer, variables)
-        with unchanged(optimizer, variables), pytest.raises(ValueError, match="5 variables.* 8"):
+        with unchanged(optimizer, variables), pytest.raises(ValueError, match=r"5 variables.* 8"):
             optimizer.load_own_variables(store)
         unbuilt = ADAM.make()
         unbuilt.load_own_variables(store)
@@ -356,7 +377,13 @@ class TestCheckpoint:
 
     @pytest.mark.parametrize("kind", ["keras", "tf"])
     @pytest.mark.parametrize("when", ["before build", "after build", "after steps"])
-    def test_restore(self, entry, when, kind, tmp_path):
+    def test_restore_at_any_time(self, when, kind, tmp_path):
+        self.check_restore(ADAM, when, kind, tmp_path)
+
+    def test_restore(self, entry, tmp_path):
+        self.check_restore(entry, "before build", "keras", tmp_path)
+
+    def check_restore(self, entry, when, kind, tmp_path):
         optimizer, variables = entry.make(**FRAME), make_variables(kind)
         train(optimizer, variables)
         path = self.checkpoint(optimizer, variables).save(tmp_path / "ckpt")
@@ -392,16 +419,16 @@ class TestCheckpoint:
         assert same(other.get_weights(), optimizer.get_weights())
         assert same(arrays(others), arrays(variables))
 
-    def test_restore_before_a_step_in_a_function(self, entry, tmp_path):
-        results = []
+    def test_restore_before_a_step_in_a_function(self, tmp_path):
+        results, path = [], None
         for restored in (False, True):
-            training = Training(entry.make())
+            training = Training(ADAM.make())
             checkpoint = tf.train.Checkpoint(training)
             if restored:
-                status = checkpoint.restore(str(tmp_path / "ckpt"))
+                status = checkpoint.restore(path)
             else:
                 training.step(2.0)
-                checkpoint.write(str(tmp_path / "ckpt"))
+                path = checkpoint.save(tmp_path / "ckpt")
             training.step(3.0)
             if restored:
                 status.assert_consumed()
@@ -409,11 +436,11 @@ class TestCheckpoint:
             results.append([*arrays(training.weights), *training.optimizer.get_weights()])
         assert same(*results)
 
-    def test_model(self, entry, tmp_path):
-        model = compiled(entry.make())
+    def test_model(self, tmp_path):
+        model = compiled(ADAM.make())
         fit(model)
         path = tf.train.Checkpoint(model=model).save(tmp_path / "ckpt")
-        other = compiled(entry.make(), seed=1)
+        other = compiled(ADAM.make(), seed=1)
         status = tf.train.Checkpoint(model=other).restore(path)
         other.optimizer.build(other.trainable_variables)
         status.assert_existing_objects_matched()
@@ -518,11 +545,11 @@ class TestCheckpoint:
         other.build(others)
         assert same(other.get_weights(), optimizer.get_weights())
 
-    def test_module(self, entry, tmp_path):
-        training = Training(entry.make(), "keras")
+    def test_module(self, tmp_path):
+        training = Training(ADAM.make(), "keras")
         training.step(2.0)
         path = tf.train.Checkpoint(training).save(tmp_path / "ckpt")
-        other = Training(entry.make(), "keras")
+        other = Training(ADAM.make(), "keras")
         other.step(1.0)
         tf.train.Checkpoint(other).restore(path).assert_consumed()
         assert same(other.optimizer.get_weights(), training.optimizer.get_weights())
@@ -532,7 +559,7 @@ class TestCheckpoint:
         path = self.checkpoint(optimizer, variables).save(tmp_path / "ckpt")
         other = ADAM.make()
         train(other, variables)
-        self.checkpoint(other, variables).restore(path).assert_consumed()
+        self.checkpoint(other, variables).restore(path).expect_partial()
         assert int(other.iterations) == 0
 
 
@@ -610,24 +637,21 @@ class TestSavedModel:
         # A clean error that names the op, and not a crash.
         assert "Op type not registered 'TfOptimExt" in results["native"]
 
-    @pytest.mark.parametrize("make_step_portable", [False, True], ids=["native", "portable"])
-    def test_training_step_here(self, entry, make_step_portable, tmp_path):
-        training = Training(entry.make(), make_step_portable=make_step_portable)
+    def test_training_step_here(self, entry, tmp_path):
+        training = Training(entry.make())
         training.step(1.0)
         state = training.optimizer.get_weights()
         tf.saved_model.save(training, str(tmp_path / "m"), signatures={"train": training.step})
         loaded = tf.saved_model.load(str(tmp_path / "m"))
         assert same(arrays(loaded.weights), arrays(training.weights))
         # Slots are in the file under their names.
-        named = {"iterations": loaded.optimizer.iterations}
         names = ["iterations", "learning_rate"]
         names += [f"{slot}.{i}" for slot in entry.slots for i in range(3)]
         store = {}
         training.optimizer.save_own_variables(store)
         assert sorted(store) == sorted(names)
         for name in names:
-            named[name] = getattr(loaded.optimizer, name)
-            assert same(arrays([named[name]]), [store[name]])
+            assert same(arrays([getattr(loaded.optimizer, name)]), [store[name]])
         assert same(training.optimizer.get_weights(), state)
         step = loaded.signatures["train"]
         for factor in self.STEPS:
@@ -635,7 +659,7 @@ class TestSavedModel:
             actual = step(factor=tf.constant(factor))
         for key, value in expected.items():
             assert_close([actual[key]], [value], rtol=1e-6)
-        assert int(named["iterations"]) == 4
+        assert int(loaded.optimizer.iterations) == 4
 
     def test_export_leaves_the_optimizer_as_it_was(self, tmp_path):
         training = Training(ADAM.make())

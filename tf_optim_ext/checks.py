@@ -168,8 +168,8 @@ def gradient(value, variable):
             value = tf.convert_to_tensor(compat.tensorflow_variable(value))
         except (TypeError, ValueError):
             raise TypeError(
-                f"The gradient of {name_of(variable)!r} must be a tensor, `tf.IndexedSlices`, array "
-                f"or None. Received: {_short(value)} of type {type(value).__name__}"
+                f"The gradient of {name_of(variable)!r} must be a tensor, `tf.IndexedSlices`, "
+                f"array or None. Received: {_short(value)} of type {type(value).__name__}"
             ) from None
     if not value.dtype.is_floating:
         raise TypeError(

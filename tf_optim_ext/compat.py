@@ -4,6 +4,7 @@ Checked with TensorFlow 2.21.0 and Keras 3.15.1.
 """
 
 import sys
+import types
 
 import tensorflow as tf
 from keras.src.utils.tracking import no_automatic_dependency_tracking  # noqa: F401
@@ -21,7 +22,7 @@ def exporting_saved_model():
     TensorFlow's own `save_context` is left before the variables are written, so this looks for the
     caller.
     """
-    frame = sys._getframe()
+    frame: types.FrameType | None = sys._getframe()
     while frame is not None and frame.f_code is not save.save_and_return_nodes.__code__:
         frame = frame.f_back
     return frame is not None

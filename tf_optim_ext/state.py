@@ -244,7 +244,7 @@ class State(tf.keras.optimizers.Optimizer):
         steps = stored.get("iterations", stored.get("0"))
         if self.built and (unexpected or (missing and steps)):
             raise ValueError(
-                f"The stored state of {len(stored)} variables does not fit {self.name!r}, which has "
+                f"The stored state of {len(stored)} variables does not fit {self.name!r}, that has "
                 f"{len(self._variables)}. Missing: {sorted(missing)[:10]}; unexpected: "
                 f"{sorted(unexpected)[:10]}."
             )
