@@ -22,8 +22,8 @@ def roundings(actual, expected, floor=0.0):
     Returns:
         The number; infinity where one is finite and the other is not.
     """
-    actual = np.stack([np.asarray(a, np.float64) for a in actual])
-    expected = np.stack([np.asarray(e, np.float64) for e in expected])
+    actual = np.stack(actual).astype(np.float64)
+    expected = np.stack(expected).astype(np.float64)
     assert actual.shape == expected.shape
     if not actual.size:
         return 0.0
@@ -32,8 +32,9 @@ def roundings(actual, expected, floor=0.0):
         largest = scale.reshape(len(scale), -1).max(axis=1)
         scale = np.maximum(scale, floor * largest.reshape(-1, *(1,) * (scale.ndim - 1)))
     with np.errstate(invalid="ignore"):
-        error = np.maximum(np.abs(actual - expected) - 4 * SMALLEST, 0)
-        result = np.where(scale > 0, error / np.maximum(scale, SMALLEST), error) / ROUNDING
-    result = np.where(np.isnan(actual) & np.isnan(expected), 0, result)
-    result = np.where((actual == expected), 0, result)
-    return float(np.max(np.where(np.isnan(result), np.inf, result)))
+        error = np.abs(actual - expected) - 4 * SMALLEST
+        result = error / np.maximum(scale, SMALLEST) / ROUNDING
+    if not np.all(np.isfinite(result)):
+        same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+        result = np.where(same, 0, np.where(np.isfinite(result), result, np.inf))
+    return max(float(result.max()), 0.0)

@@ -479,9 +479,12 @@ class TestPortable:
     def test_as_a_decorator(self, step):
         assert tf_optim_ext.portable()(step)() == PORTABLE
 
-    def test_of_another_thread_is_its_own(self, step):
+    def test_holds_for_all_threads(self, step):
+        # Strategies run replicas in threads of their own.
         usual = self.usual(step)
-        with tf_optim_ext.portable(), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            with tf_optim_ext.portable():
+                assert pool.submit(step).result() == PORTABLE
             assert pool.submit(step).result() == usual
 
     def test_a_traced_function_stays_as_it_was(self):

@@ -672,7 +672,7 @@ class TestOperations:
     def test_of_numbers(self, lower, half):
         program = OF_SCALARS[half]
         runner = lower(program, np.zeros(2))
-        for x, y in PAIRS.tolist()[:: 7 if isinstance(runner, TensorFlow) else 1]:
+        for x, y in PAIRS.tolist()[:: 7 if isinstance(runner, TensorFlow) else 2]:
             if (x, y) == (-INF, 0.5):
                 continue  # NumPy's power takes a square root, which has no infinity here
             if isinstance(runner, TensorFlow) and "-0.0" in (str(x), str(y)):
@@ -684,7 +684,7 @@ class TestOperations:
                 assert_equal(runner.values[name], expected, self.TOLERANCE, f"{name} of {x}, {y}")
 
     @pytest.mark.parametrize("half", [0, 1])
-    @pytest.mark.parametrize("pair", [(3.0, -2.5), (-1.0, 0.5), (0.0, 0.0)])
+    @pytest.mark.parametrize("pair", [(3.0, -2.5), (-1.0, 0.0)])
     def test_of_reductions(self, lower, half, pair):
         program = OF_REDUCTIONS[half]
         x, y = (np.array([value, 1.0, -1.0]) for value in pair)
@@ -791,13 +791,19 @@ class TestRulesOfTheLiterature:
     def test_passes(self, name):
         assert CASES[name].passes == rules.CASES[name].passes
 
+    @pytest.mark.parametrize(
+        "lower",
+        [
+            # It takes seconds to compile.
+            pytest.param(name, marks=pytest.mark.long) if name == "xla" else name
+            for name in LOWERINGS
+        ],
+        indirect=True,
+    )
     @pytest.mark.parametrize("name", CASES)
-    def test_equals_plain_numpy(self, lower, name, request):
+    def test_equals_plain_numpy(self, lower, name):
         case, program = rules.CASES[name], CASES[name]
-        shapes = [(20_000,)]
-        if "xla" not in request.node.name:  # which takes a second to compile
-            shapes.append(())
-        for shape in shapes:
+        for shape in ((), (20_000,)):
             rng = np.random.default_rng(7)
             w = np.float64(np.float32(rng.normal(size=shape)))
             runner = lower(program, w, case.hyperparameters)

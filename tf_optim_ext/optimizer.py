@@ -207,6 +207,10 @@ class Optimizer(Interface):
         gradients = list(grads)
         if not gradients and not trainable_variables:
             return
+        if tf.distribute.get_replica_context() is None:
+            raise RuntimeError(
+                f"{self.name!r} updates variables inside of replicas: call it in `strategy.run`."
+            )
         variables = self._variables_for(gradients, trainable_variables)
         present_gradients, present, checked_late = self._check(gradients, variables)
         with tf.name_scope(self.name), tf.control_dependencies(checked_late):
@@ -316,10 +320,6 @@ class Optimizer(Interface):
 
     def _sum_over_replicas(self, gradients):
         context = tf.distribute.get_replica_context()
-        if context is None:
-            raise RuntimeError(
-                f"{self.name!r} updates variables inside of replicas: call it in `strategy.run`."
-            )
         if context.num_replicas_in_sync == 1:
             return gradients
         return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)

@@ -1,11 +1,12 @@
 """Which lowering a step takes, and why."""
 
 import contextlib
-import contextvars
 
 from tf_optim_ext import compat, native
 
-_portable = contextvars.ContextVar("portable", default=False)
+# One element for each `portable()` that is active; for all threads, because strategies run replicas
+# in threads of their own.
+_portable: list[None] = []
 
 
 @contextlib.contextmanager
@@ -26,11 +27,11 @@ def portable():
         >>> optimizer.route
         'tensorflow: inside portable()'
     """
-    token = _portable.set(True)
+    _portable.append(None)
     try:
         yield
     finally:
-        _portable.reset(token)
+        _portable.pop()
 
 
 def choose(program, obstacle):
@@ -45,7 +46,7 @@ def choose(program, obstacle):
     """
     if compat.inside_xla():
         reason = "inside XLA"
-    elif _portable.get():
+    elif _portable:
         reason = "inside portable()"
     elif native.why_not():
         reason = native.why_not()

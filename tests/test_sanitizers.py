@@ -1,0 +1,74 @@
+"""The driver and the kernels without TensorFlow: `native/driver_test.cc`, plain and sanitized."""
+
+import os
+import subprocess
+
+import compiled
+import conftest
+import pytest
+
+from tf_optim_ext.native import build
+
+
+def built(folder, monkeypatch, sanitizers=None):
+    """Builds the program; skips where there is no compiler that could."""
+    try:
+        compiler = build.find_compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    monkeypatch.delenv("TF_OPTIM_EXT_SANITIZE", raising=False)
+    if sanitizers:
+        (folder / "empty.cc").write_text("int main() { return 0; }\n")
+        command = [*compiler, f"-fsanitize={sanitizers}", "empty.cc", "-o", "empty"]
+        for attempt in (command, ["./empty"]):
+            result = subprocess.run(
+                attempt, cwd=folder, capture_output=True, text=True, check=False
+            )
+            if result.returncode != 0:
+                pytest.skip(f"no -fsanitize={sanitizers} here: {result.stderr.strip()[-200:]}")
+        monkeypatch.setenv("TF_OPTIM_EXT_SANITIZE", sanitizers)
+    return compiled.compile_with_driver(folder, build.generate(), "driver_test.cc", "driver_test")
+
+
+def run(program, *arguments):
+    options = {"ASAN_OPTIONS": "halt_on_error=1", "TSAN_OPTIONS": "halt_on_error=1"}
+    options["UBSAN_OPTIONS"] = "halt_on_error=1:print_stacktrace=1"
+    return subprocess.run(
+        [program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+        env={**os.environ, **options},
+    )
+
+
+def check(result):
+    assert result.returncode == 0, result.stdout + result.stderr[-5000:]
+    assert "runtime error" not in result.stderr
+    assert "WARNING" not in result.stderr
+    assert "0 failures" in result.stdout
+    for name in conftest.POSSIBLE:
+        assert f"{name}: " in result.stdout
+
+
+def test_driver(tmp_path, monkeypatch):
+    check(run(built(tmp_path, monkeypatch)))
+
+
+@pytest.mark.long
+def test_driver_with_address_and_undefined_behaviour_sanitizers(tmp_path, monkeypatch):
+    program = built(tmp_path, monkeypatch, "address,undefined")
+    check(run(program))
+    overflow = run(program, "overflow")
+    assert overflow.returncode != 0
+    assert "heap-buffer-overflow" in overflow.stderr
+
+
+@pytest.mark.long
+def test_driver_with_thread_sanitizer(tmp_path, monkeypatch):
+    program = built(tmp_path, monkeypatch, "thread")
+    check(run(program))
+    race = run(program, "race")
+    assert race.returncode != 0
+    assert "data race" in race.stderr

@@ -1,0 +1,235 @@
+"""Checks of `MirroredStrategy` on two logical CPUs.
+
+A process can have two logical CPUs only if it asks for them before TensorFlow starts; so this runs
+in a process of its own, from `test_keras.py`: `python tests/two_devices.py` prints a JSON object
+with the outcome of each check. Replicas must be equal to each other, and to a single device that
+gets the sum of their gradients.
+"""
+
+import functools
+import json
+import tempfile
+import traceback
+
+import common
+import keras
+import numpy as np
+import pytest
+import registry
+import tensorflow as tf
+
+import tf_optim_ext
+
+FRAMES = {
+    "clipnorm": {"clipnorm": 0.5},
+    "global_clipnorm": {"global_clipnorm": 0.5},
+    "average": {"use_ema": True, "ema_momentum": 0.5},
+    "overwriting average": {
+        "use_ema": True,
+        "ema_momentum": 0.5,
+        "ema_overwrite_frequency": 2,
+    },
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "average and accumulation": {
+        "gradient_accumulation_steps": 2,
+        "use_ema": True,
+        "ema_overwrite_frequency": 2,
+    },
+}
+ADAM = registry.BY_NAME["Adam"]
+
+
+def start():
+    """The strategy. Ends the possibility to configure devices."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    devices = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, devices)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    return strategy
+
+
+def check_equal(strategy, variables, expected, what):
+    for variable, single in zip(variables, expected, strict=True):
+        value = variable.value if isinstance(variable, keras.Variable) else variable
+        first, second = (v.numpy() for v in strategy.experimental_local_results(value))
+        assert first.tobytes() == second.tobytes(), f"{what}: the replicas differ"
+        np.testing.assert_allclose(first, single.numpy(), rtol=2e-5, atol=2e-6, err_msg=what)
+
+
+def compare(strategy, make, what, kind="keras", eager=False, constraint=None):
+    """Takes four steps with a strategy and without."""
+    with strategy.scope():
+        variables, optimizer = common.make_variables(kind), make()
+    expected, single = common.make_variables(kind), make()
+    for variable in [*variables, *expected] if constraint else []:
+        variable.constraint = constraint
+    gradients = common.make_gradients(0)
+
+    def step(factor):
+        optimizer.apply_gradients([(factor * g, v) for g, v in zip(gradients, variables)])
+
+    def run(factors):
+        strategy.run(step, args=(factors,))
+
+    run = run if eager else tf.function(run)
+    for i in range(4):
+        factors = strategy.experimental_distribute_values_from_function(
+            lambda context, i=i: tf.constant(float(1 + i + context.replica_id_in_sync_group))
+        )
+        run(factors)
+        single.apply_gradients([((3.0 + 2 * i) * g, v) for g, v in zip(gradients, expected)])
+    check_equal(strategy, variables, expected, what)
+    check_equal(strategy, optimizer.variables[2:], single.variables[2:], what)
+    assert optimizer._iterations.numpy() == 4, what
+    assert optimizer.route == single.route, what
+    assert common.same(optimizer.get_weights()[:2], single.get_weights()[:2]), what
+
+
+def every_optimizer(strategy):
+    for entry in registry.ENTRIES:
+        compare(strategy, entry.make, entry.name)
+    compare(strategy, ADAM.make, "plain variables", kind="tf")
+
+
+def frame(strategy):
+    for what, arguments in FRAMES.items():
+        compare(strategy, functools.partial(ADAM.make, **arguments), what)
+
+
+def eager(strategy):
+    what = "average and accumulation"
+    compare(strategy, functools.partial(ADAM.make, **FRAMES[what]), what, eager=True)
+
+
+def constraints(strategy):
+    # With accumulation, they are applied in a branch of `tf.cond`.
+    for arguments in ({}, {"gradient_accumulation_steps": 2}):
+        make = functools.partial(ADAM.make, learning_rate=1.0, **arguments)
+        compare(strategy, make, f"{arguments}", constraint=keras.constraints.NonNeg())
+
+
+def portable(strategy):
+    def make():
+        return ADAM.make(use_ema=True, gradient_accumulation_steps=2)
+
+    with tf_optim_ext.portable():
+        compare(strategy, make, "portable")
+
+
+def fit(strategy):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(16, 3)).astype("float32"), rng.normal(size=(16, 1)).astype("float32")
+
+    def trained(optimizer):
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        model.compile(optimizer, "mse")
+        model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        return model
+
+    arguments = {
+        "use_ema": True,
+        "ema_overwrite_frequency": 2,
+        "gradient_accumulation_steps": 2,
+        "global_clipnorm": 0.1,
+    }
+    with strategy.scope():
+        model = trained(ADAM.make(**arguments))
+    expected = trained(ADAM.make(**arguments))
+    check_equal(strategy, model.variables, expected.variables, "fit")
+    assert model.optimizer._iterations.numpy() == 6
+
+
+def global_norm(strategy):
+    """Of the summed gradients; Keras clips those of each replica before they are summed."""
+
+    def moved(make):
+        with strategy.scope():
+            variable, optimizer = tf.Variable([0.0, 0.0]), make(1.0, global_clipnorm=1.0)
+
+        def step(gradient):
+            optimizer.apply_gradients([(gradient, variable)])
+
+        gradients = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(
+                [[30.0, 0.0], [0.0, 40.0]][context.replica_id_in_sync_group]
+            )
+        )
+        tf.function(lambda g: strategy.run(step, args=(g,)))(gradients)
+        return -variable.numpy()
+
+    np.testing.assert_allclose(moved(tf_optim_ext.SGD), [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(moved(keras.optimizers.SGD), [1.0, 1.0], rtol=1e-6)
+
+
+def sparse_and_checkpoint(strategy):
+    with strategy.scope():
+        variable, optimizer = tf.Variable(tf.ones((4, 2))), ADAM.make()
+    expected, single = tf.Variable(tf.ones((4, 2))), ADAM.make()
+
+    @tf.function
+    def step():
+        def replica():
+            last = 1 + 2 * tf.distribute.get_replica_context().replica_id_in_sync_group
+            rows = tf.stack([1, last])
+            slices = tf.IndexedSlices(tf.ones((2, 2)), rows, tf.constant([4, 2]))
+            optimizer.apply_gradients([(slices, variable)])
+
+        strategy.run(replica)
+
+    for _ in range(2):
+        step()
+        both = tf.IndexedSlices(tf.ones((4, 2)), tf.constant([1, 1, 1, 3]))
+        single.apply_gradients([(both, expected)])
+    check_equal(strategy, [variable], [expected], "sparse")
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = tf.train.Checkpoint(o=optimizer, v=variable).save(f"{folder}/ckpt")
+        with strategy.scope():
+            restored, other = tf.Variable(tf.zeros((4, 2))), ADAM.make()
+            status = tf.train.Checkpoint(o=other, v=restored).restore(path)
+            other.build([restored])
+        status.assert_consumed()
+    check_equal(strategy, [restored], [expected], "restored")
+    check_equal(strategy, other.variables[2:], single.variables[2:], "restored")
+    assert common.same(other.get_weights(), single.get_weights())
+
+
+def outside_of_a_replica(strategy):
+    with strategy.scope():
+        variable, optimizer = tf.Variable([1.0]), ADAM.make()
+        with (
+            common.unchanged(optimizer),
+            pytest.raises(RuntimeError, match=r"strategy\.run"),
+        ):
+            optimizer.apply_gradients([(tf.ones(1), variable)])
+
+
+CHECKS = {
+    "every optimizer": every_optimizer,
+    "frame": frame,
+    "eager": eager,
+    "constraints": constraints,
+    "portable": portable,
+    "fit": fit,
+    "global norm": global_norm,
+    "sparse gradients and checkpoints": sparse_and_checkpoint,
+    "outside of a replica": outside_of_a_replica,
+}
+
+
+def main():
+    strategy, outcome = start(), {}
+    for name, check in CHECKS.items():
+        try:
+            check(strategy)
+            outcome[name] = "equal"
+        except Exception:
+            outcome[name] = traceback.format_exc()
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()
