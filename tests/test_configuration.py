@@ -290,11 +290,21 @@ class TestSignature:
 
 class TestConfig:
     @pytest.mark.parametrize("clipping", CLIPPING, ids=lambda c: next(iter(c)))
-    def test_round_trip_with_nothing_at_its_default(self, entry, clipping):
-        rates = {"clipnorm": 0.75, "clipvalue": make_schedule(), "global_clipnorm": constant_rate}
+    @pytest.mark.parametrize(
+        "make_rate",
+        [lambda: 0.75, make_schedule, lambda: constant_rate],
+        ids=["number", "schedule", "callable"],
+    )
+    def test_round_trip_of_every_argument(self, make_rate, clipping):
+        self.check_round_trip(ADAM, make_rate(), clipping)
+
+    def test_round_trip_with_nothing_at_its_default(self, entry):
+        self.check_round_trip(entry, make_schedule(), {"clipnorm": 0.5})
+
+    def check_round_trip(self, entry, rate, clipping):
         arguments = {
             **entry.arguments,
-            "learning_rate": rates[next(iter(clipping))],
+            "learning_rate": rate,
             "weight_decay": 0.25,
             "use_ema": True,
             "ema_momentum": 0.5,
@@ -375,10 +385,33 @@ def by_pickle(optimizer):
 class TestCopies:
     @pytest.mark.parametrize(
         "make_copy",
-        [by_pickle, copy.deepcopy, lambda o: by_pickle(by_pickle(o))],
-        ids=["pickle", "deepcopy", "copy of a copy"],
+        [copy.deepcopy, lambda o: by_pickle(by_pickle(o))],
+        ids=["deepcopy", "copy of a copy"],
     )
-    def test_continue(self, entry, make_copy):
+    def test_every_kind_of_copy(self, make_copy):
+        self.check_copy(ADAM, make_copy)
+
+    def test_continue(self, entry):
+        self.check_copy(entry, by_pickle)
+
+    def test_continue_in_a_function(self):
+        optimizer, variables = ADAM.make(), make_variables()
+        train(optimizer, variables)
+        clone, others = copy.deepcopy(optimizer), make_variables()
+        for other, variable in zip(others, variables):
+            other.assign(variable)
+
+        @tf.function
+        def step(*gradients):
+            clone.apply_gradients(zip(gradients, others))
+
+        for i in range(3, 6):
+            step(*[tf.constant(g) for g in make_gradients(i)])
+        train(optimizer, variables, first=3)
+        assert_close(others, variables)
+        assert_close(clone.variables, optimizer.variables)
+
+    def check_copy(self, entry, make_copy):
         frame = {"weight_decay": 0.3, "use_ema": True, "gradient_accumulation_steps": 2}
         optimizer, variables = entry.make(**frame), make_variables()
         optimizer.exclude_from_weight_decay(var_list=variables[1:2])

@@ -4,6 +4,7 @@ What calls answer to bad input is in `test_bad_input.py`, construction and confi
 `test_configuration.py`, clipping, averages and the like in `test_frame.py`.
 """
 
+import concurrent.futures
 import functools
 import re
 import warnings
@@ -307,6 +308,19 @@ class TestApplyGradients:
             assert int(optimizer.apply_gradients(pairs, name="ignored")) == step + 1
         assert int(optimizer.iterations) == 3
 
+    def test_steps_of_several_threads_are_all_counted(self):
+        optimizer, variables = ADAM.make(), make_variables("tf")
+        optimizer.build(variables)
+
+        def work():
+            for step in range(25):
+                optimizer.apply_gradients(zip(make_gradients(step), variables))
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for future in [pool.submit(work) for _ in range(4)]:
+                future.result()
+        assert int(optimizer.iterations) == 100
+
     def test_keras_and_tensorflow_variables_together(self, entry):
         mixed = [make_variables("keras")[0], *make_variables("tf")[1:]]
         optimizer, other, expected = entry.make(), entry.make(), make_variables("tf")
@@ -551,7 +565,13 @@ class TestSparse:
 
     @pytest.mark.parametrize("frame", [{}, {"gradient_accumulation_steps": 2, "use_ema": True}])
     @pytest.mark.parametrize("portable", [False, True])
-    def test_index_out_of_range_in_a_function(self, entry, portable, frame):
+    def test_index_out_of_range_in_a_function(self, portable, frame):
+        self.check_late_index(ADAM, portable, frame)
+
+    def test_index_out_of_range_in_a_function_for_every_optimizer(self, entry):
+        self.check_late_index(entry, portable=True, frame={})
+
+    def check_late_index(self, entry, portable, frame):
         optimizer = entry.make(**frame)
         first, second = (tf.Variable(np.ones((5, 3), np.float32)) for _ in range(2))
         train(optimizer, [first, second], 1)
@@ -795,8 +815,13 @@ class TestSymbolicGradients:
         optimizer.minimize(loss, [variable])
         assert_close([start - variable.numpy()], expected)
 
-    @both_kinds
-    def test_get_updates(self, entry, kind):
+    def test_get_updates(self, entry):
+        self.check_updates(entry, "tf")
+
+    def test_get_updates_of_keras_variables(self):
+        self.check_updates(ADAM, "keras")
+
+    def check_updates(self, entry, kind):
         optimizer, variables = entry.make(clipnorm=0.5), make_variables(kind)
         other, expected = entry.make(clipnorm=0.5), make_variables(kind)
 

@@ -251,17 +251,25 @@ class TestCallbacks:
         model = fit(tf_optim_ext.Adam(0.1, weight_decay=0.1), callbacks=[stop])
         assert same(arrays(model.variables), arrays(make_model().variables))
 
-    @pytest.mark.parametrize("mode", [{}, {"run_eagerly": True}])
-    def test_swap_ema_weights(self, mode):
+    def test_swap_ema_weights(self):
         results = []
         for optimizer in (
             ADAM.make(use_ema=True, ema_momentum=0.5),
             keras_twin(ADAM, use_ema=True, ema_momentum=0.5),
         ):
             swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-            model = fit(optimizer, callbacks=[swap], **mode)
+            model = fit(optimizer, callbacks=[swap])
             results.append(arrays(model.variables))
         assert_close(*results, **TOLERANCE)
+
+    @pytest.mark.xfail(
+        strict=True,
+        reason="the callback adds an average to its weight without a cast, and averages of 16-bit "
+        "weights are float32",
+    )
+    def test_swap_ema_weights_of_bfloat16(self):
+        swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+        fit(ADAM.make(use_ema=True), make_model(dtype="bfloat16"), callbacks=[swap])
 
     def test_swap_ema_weights_without_average(self):
         swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
@@ -296,19 +304,18 @@ class TestLoops:
 
         return step
 
-    def test_eager_function_and_xla_agree(self, entry):
-        self.check_agreement(entry, "tf")
+    def test_eager_and_function_agree(self, entry):
+        self.check_agreement(entry, {"eager": lambda f: f, "function": tf.function})
 
-    def test_eager_function_and_xla_agree_for_keras_variables(self):
-        self.check_agreement(ADAM, "keras")
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("name", ["Adam", "SGD", "Lamb"])
+    def test_xla_agrees(self, name, kind):
+        xla = tf.function(jit_compile=True)
+        self.check_agreement(registry.BY_NAME[name], {"eager": lambda f: f, "xla": xla}, kind)
 
-    def check_agreement(self, entry, kind):
+    def check_agreement(self, entry, modes, kind="tf"):
         results = []
-        for title, wrap in (
-            ("eager", lambda f: f),
-            ("function", tf.function),
-            ("xla", tf.function(jit_compile=True)),
-        ):
+        for title, wrap in modes.items():
             optimizer, variables = entry.make(), make_variables(kind, SHAPES[:2])
             step = wrap(self.make_step(optimizer, variables))
             for i in range(3):
@@ -316,7 +323,6 @@ class TestLoops:
             results.append(arrays([*variables, *optimizer.variables]))
             expect_route(optimizer, "inside XLA" if title == "xla" else None)
         assert_close(results[1], results[0], **TOLERANCE)
-        assert_close(results[2], results[0], **TOLERANCE)
 
     def test_no_step_after_the_first_is_traced(self, entry):
         self.check_traces(entry, jit_compile=False)
@@ -326,7 +332,7 @@ class TestLoops:
 
     def check_traces(self, entry, jit_compile):
         frame = {"use_ema": True, "gradient_accumulation_steps": 2, "clipnorm": 1.0}
-        optimizer, variables = entry.make(**frame), make_variables()
+        optimizer, variables = entry.make(**frame), make_variables(shapes=SHAPES[:2])
         counts = []
         step = tf.function(self.make_step(optimizer, variables, counts), jit_compile=jit_compile)
         step(tf.constant(0.0))
@@ -443,8 +449,13 @@ class TestLossScaleOptimizer:
         yield
         keras.config.set_dtype_policy("float32")
 
-    @pytest.mark.parametrize("wrap", [lambda f: f, tf.function], ids=["eager", "function"])
-    def test_skipped_step_leaves_everything(self, entry, wrap):
+    def test_skipped_step_leaves_everything(self, entry):
+        self.check_skipping(entry, lambda f: f)
+
+    def test_skipped_step_leaves_everything_in_a_function(self):
+        self.check_skipping(ADAM, tf.function)
+
+    def check_skipping(self, entry, wrap):
         optimizer, variables = entry.make(), make_variables()
         scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0)
         scaled.build(variables)

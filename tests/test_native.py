@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import conftest
 import ml_dtypes
@@ -887,7 +888,7 @@ class TestOp:
 # ----------------------------------------------------------------------------- several at one time
 
 
-def in_threads(functions, timeout=60):
+def in_threads(functions, timeout=120):
     """Runs functions at the same time; fails if they do not end, or raise."""
     errors = []
     start = threading.Barrier(len(functions))
@@ -902,8 +903,9 @@ def in_threads(functions, timeout=60):
     threads = [threading.Thread(target=guarded, args=(f,), daemon=True) for f in functions]
     for thread in threads:
         thread.start()
+    deadline = time.monotonic() + timeout
     for thread in threads:
-        thread.join(timeout)
+        thread.join(max(0, deadline - time.monotonic()))
     assert not any(thread.is_alive() for thread in threads), "they wait for each other"
     if errors:
         raise errors[0]

@@ -22,7 +22,9 @@ from tf_optim_ext.rule import (
     RESERVED,
     absolute,
     clip,
+    exp,
     lerp,
+    log,
     minimum,
     norm,
     reduce_max,
@@ -525,6 +527,10 @@ def _step_number(w, g, s, h):
     return w + (h.step - h.offset)
 
 
+def _correction(w, g, s, h):
+    return w + (1 - h.beta**h.step) + sqrt(h.tiny) * exp(log(h.tiny) / 2)
+
+
 def _average(w, g, s, h):
     return lerp(g, w, h.beta)
 
@@ -539,6 +545,7 @@ OF_REDUCTIONS = [_of_reductions(names) for names in _halves(rules.OPERATIONS)]
 OTHERS = {
     "reductions": trace(_reductions, tuple(rules.REDUCTIONS)),
     "step": trace(_step_number, (), ("offset",)),
+    "correction": trace(_correction, (), ("beta", "tiny")),
     "average": trace(_average, (), ("beta",)),
     "clipped": trace(_clipped, (), ("limit",)),
 }
@@ -731,6 +738,12 @@ class TestOperations:
         runner = lower(OTHERS["step"], np.zeros(3), {"offset": 2.0**24 - 3})
         runner.step(np.zeros(3), 2**24, 0.1)
         np.testing.assert_array_equal(runner.values["w"], np.full(3, 3.0))
+
+    def test_so_are_the_functions_of_numbers(self, lower):
+        # In float32, the power would be 1 or 1 - 1.19e-7, and 1e-60 would be 0.
+        runner = lower(OTHERS["correction"], np.zeros(3), {"beta": 1 - 1e-9, "tiny": 1e-60})
+        runner.step(np.zeros(3), 3, 0.1)
+        np.testing.assert_allclose(runner.values["w"], np.full(3, 3e-9), rtol=3e-7)
 
     def test_weight_of_an_average_is_formed_in_float64(self, lower):
         # In float32, 1 - (1 - 1e-7) is 1.19e-7.

@@ -87,18 +87,13 @@ class TestKerasFiles:
         assert same(everything(loaded), everything(model))
         assert loaded.optimizer.get_slot_names() == model.optimizer.get_slot_names()
 
-    def test_weights_files(self, entry, tmp_path):
-        self.check_weights(entry, functional, tmp_path)
-
-    def test_weights_files_of_a_subclassed_model(self, tmp_path):
-        self.check_weights(ADAM, Subclassed, tmp_path)
-
-    def check_weights(self, entry, make, tmp_path):
-        model = compiled(entry.make(), make)
+    @pytest.mark.parametrize("make", [functional, Subclassed])
+    def test_weights_files(self, make, tmp_path):
+        model = compiled(ADAM.make(), make)
         fit(model)
         model.save_weights(tmp_path / "all.weights.h5")
         for built in (True, False):
-            other = compiled(entry.make(), make, seed=1)
+            other = compiled(ADAM.make(), make, seed=1)
             if built:
                 fit(other, 1)
             other.load_weights(tmp_path / "all.weights.h5")

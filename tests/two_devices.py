@@ -6,6 +6,7 @@ with the outcome of each check. Replicas must be equal to each other, and to a s
 gets the sum of their gradients.
 """
 
+import copy
 import functools
 import json
 import tempfile
@@ -22,14 +23,11 @@ import tf_optim_ext
 
 FRAMES = {
     "clipnorm": {"clipnorm": 0.5},
-    "global_clipnorm": {"global_clipnorm": 0.5},
-    "average": {"use_ema": True, "ema_momentum": 0.5},
     "overwriting average": {
         "use_ema": True,
         "ema_momentum": 0.5,
         "ema_overwrite_frequency": 2,
     },
-    "accumulation": {"gradient_accumulation_steps": 2},
     "average and accumulation": {
         "gradient_accumulation_steps": 2,
         "use_ema": True,
@@ -197,6 +195,31 @@ def sparse_and_checkpoint(strategy):
     assert common.same(other.get_weights(), single.get_weights())
 
 
+def copies(strategy):
+    """The state of a copy is restored by its first step, in the replicas."""
+    with strategy.scope():
+        variables, original = common.make_variables(), ADAM.make()
+    expected, single = common.make_variables(), ADAM.make()
+    gradients = common.make_gradients(0)
+
+    def two_steps(optimizer):
+        def step():
+            optimizer.apply_gradients(zip(gradients, variables))
+
+        run = tf.function(lambda: strategy.run(step))
+        for _ in range(2):
+            run()
+            single.apply_gradients([(2 * g, v) for g, v in zip(gradients, expected)])
+
+    two_steps(original)
+    with strategy.scope():
+        clone = copy.deepcopy(original)
+    two_steps(clone)
+    check_equal(strategy, variables, expected, "copy")
+    check_equal(strategy, clone.variables[2:], single.variables[2:], "copy")
+    assert clone.iterations.numpy() == 4
+
+
 def outside_of_a_replica(strategy):
     with strategy.scope():
         variable, optimizer = tf.Variable([1.0]), ADAM.make()
@@ -216,6 +239,7 @@ CHECKS = {
     "fit": fit,
     "global norm": global_norm,
     "sparse gradients and checkpoints": sparse_and_checkpoint,
+    "copies": copies,
     "outside of a replica": outside_of_a_replica,
 }
 

@@ -222,7 +222,8 @@ class Optimizer(Interface):
                 present_gradients = self._sum_over_replicas(present_gradients)
                 # 2. Scale the gradients, or sum them until an update is due.
                 self._accumulate_or_update(present_gradients, present)
-            self._iterations.assign_add(1)
+            # One op: Keras' own reads and assigns, and would lose steps of other threads.
+            self._iterations.value.assign_add(1)
 
     def _accumulate_or_update(self, gradients, variables):
         scale = 1.0 / (self.loss_scale_factor or 1.0)

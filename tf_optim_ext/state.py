@@ -48,35 +48,36 @@ class State(tf.keras.optimizers.Optimizer):
             return
         variables = list(variables)
         checks.variables(variables, self._var_key)
-        pending = self._pending_state()
         with tf.init_scope():
-            if self.use_ema:
-                self.__dict__["_model_variables_moving_average"] = self._add_slots(
-                    variables, "average"
-                )
-            if self.gradient_accumulation_steps:
-                self.__dict__["_accumulated_gradients"] = [
-                    self.add_slot(v, "gradient_accumulator") for v in variables
-                ]
-            # In Keras' order of creation.
-            used = self._program().slots
-            separate = [name for name in used if name in self.separate_slots]
-            together = [name for name in used if name not in separate]
-            for names in (together, *([name] for name in separate)):
-                for variable in variables:
-                    for name in names:
-                        self._add_slots([variable], name)
-        self._trainable_variables_indices.update(
-            {self._var_key(v): i for i, v in enumerate(variables)}
-        )
-        self.__dict__["_trainable_variables"] = variables
-        self.built = True
-        try:
-            self.load_own_variables(pending)
-        except ValueError:
-            self.built = False  # rather no step at all than one without the state
-            raise
-        self.__dict__["_pending_store"] = {}
+            pending = self._pending_state()
+            self._create_slots(variables)
+            self._trainable_variables_indices.update(
+                {self._var_key(v): i for i, v in enumerate(variables)}
+            )
+            self.__dict__["_trainable_variables"] = variables
+            self.built = True
+            try:
+                self.load_own_variables(pending)
+            except ValueError:
+                self.built = False  # rather no step at all than one without the state
+                raise
+            self.__dict__["_pending_store"] = {}
+
+    def _create_slots(self, variables):
+        if self.use_ema:
+            averages = self._add_slots(variables, "average")
+            self.__dict__["_model_variables_moving_average"] = averages
+        if self.gradient_accumulation_steps:
+            sums = [self.add_slot(v, "gradient_accumulator") for v in variables]
+            self.__dict__["_accumulated_gradients"] = sums
+        # In Keras' order of creation.
+        used = self._program().slots
+        separate = [name for name in used if name in self.separate_slots]
+        together = [name for name in used if name not in separate]
+        for names in (together, *([name] for name in separate)):
+            for variable in variables:
+                for name in names:
+                    self._add_slots([variable], name)
 
     def _add_slots(self, variables, name):
         return [
@@ -219,7 +220,7 @@ class State(tf.keras.optimizers.Optimizer):
                 f"{'' if self.built else ' (it is not built yet: call `build(variables)`)'}, "
                 f"but {len(weights)} arrays were given."
             )
-        _assign_all(list(zip(self.variables, weights)))
+        _assign_all(self._distribution_strategy, list(zip(self.variables, weights)))
 
     def save_own_variables(self, store):
         """Writes the state into a dict-like store, keyed by slot and position."""
@@ -248,7 +249,8 @@ class State(tf.keras.optimizers.Optimizer):
                 f"{len(self._variables)}. Missing: {sorted(missing)[:10]}; unexpected: "
                 f"{sorted(unexpected)[:10]}."
             )
-        _assign_all([(v, stored[key]) for key, v in variables.items() if key in stored])
+        found = [(v, stored[key]) for key, v in variables.items() if key in stored]
+        _assign_all(self._distribution_strategy, found)
         if not self.built:
             self.__dict__["_pending_store"] = stored
 
@@ -292,7 +294,7 @@ class State(tf.keras.optimizers.Optimizer):
                 )
 
 
-def _assign_all(assignments):
+def _assign_all(strategy, assignments):
     for variable, value in assignments:
         if tuple(variable.shape) != value.shape:
             raise ValueError(
@@ -301,4 +303,6 @@ def _assign_all(assignments):
             )
     values = [tf.convert_to_tensor(value, variable.dtype) for variable, value in assignments]
     for (variable, _), value in zip(assignments, values):
-        variable.assign(value)
+        # One by one, as the first step may do this in one replica while the others wait.
+        for local in strategy.experimental_local_results(variable.value):
+            local.assign(value)
