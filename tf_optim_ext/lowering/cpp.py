@@ -97,10 +97,15 @@ class _Body:
 
 
 def _shared(program, indices, roots):
-    """The nodes among `indices` that are used more than once."""
+    """The nodes among `indices` that are used more than once or that a `where` chooses from.
+
+    Compilers turn a choice between two names into vector instructions, between expressions not
+    always.
+    """
     uses = list(roots)
     for i in indices:
-        uses.extend(program.nodes[i].args)
+        node = program.nodes[i]
+        uses.extend(node.args * (2 if node.op == "where" else 1))
     return {i for i in indices if uses.count(i) > 1 and program.nodes[i].op != "constant"}
 
 

@@ -16,12 +16,13 @@
 namespace tf_optim_ext {
 namespace TF_OPTIM_EXT_ISA {
 
+// Two simple selections each: compilers turn them into vector instructions, nested ones they do not.
 template <typename T>
 static inline T sign(T x) {
-  return x > 0 ? T(1) : (x < 0 ? T(-1) : x);
+  const T chosen = x < 0 ? T(-1) : x;
+  return x > 0 ? T(1) : chosen;
 }
 
-// Two simple selections each: compilers turn them into vector instructions, nested ones they do not.
 template <typename T>
 static inline T minimum(T x, T y) {
   const T chosen = x < y ? x : y;
@@ -159,12 +160,16 @@ static inline float power(float x, float y) {
   const float r = exp_of(static_cast<double>(y) * log_of(magnitude));
   const bool whole = is_whole(y);
   const bool odd = whole & !is_whole(0.5f * y);
-  const float with_sign = (odd & (bits_of(x) >> 31 != 0)) ? -r : r;
-  const bool undefined = (x < 0.0f) & (magnitude < INFINITY) & !whole;
-  const float defined = undefined ? NAN : with_sign;
-  const bool is_one = (y == 0.0f) | (x == 1.0f) |
-                      ((magnitude == 1.0f) & (float_of(bits_of(y) & 0x7fffffffu) == INFINITY));
-  return is_one ? 1.0f : defined;
+  // Negative bases: the sign of an odd power; NaN unless the exponent is whole.
+  const float with_sign = float_of(bits_of(r) ^ (bits_of(x) & (odd ? 0x80000000u : 0u)));
+  const float invalid = whole ? with_sign : NAN;
+  const float of_finite = magnitude < INFINITY ? invalid : with_sign;
+  const float defined = x < 0.0f ? of_finite : with_sign;
+  // 1 whatever the other one is: base 1, exponent 0, and -1 to an infinite one.
+  const float of_minus_one = float_of(bits_of(y) & 0x7fffffffu) == INFINITY ? 1.0f : x;
+  const float base = x == -1.0f ? of_minus_one : x;
+  const float special = y == 0.0f ? 1.0f : base;
+  return special == 1.0f ? 1.0f : defined;
 }
 
 static inline float from_bfloat16(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }

@@ -93,21 +93,22 @@ class Ftrl(Optimizer):
 
     @staticmethod
     def rule(w, g, s, h):
-        n, squared = s.accumulator + square(g), square(g)
+        # A schedule may begin at 0, by which everything here would be divided.
+        resting = h.learning_rate == 0
+        g = where(resting, 0.0, g)
+        inverse_rate = where(resting, 0.0, 1 / h.learning_rate)
+        n = s.accumulator + square(g)
         if h.square_root:
             power, before = sqrt(n), sqrt(s.accumulator)
             # The difference of the roots, which are nearly equal, without their subtraction.
-            growth = squared / maximum(power + before, 1e-30)
+            growth = square(g) / maximum(power + before, 1e-30)
         else:
             power, before = n ** (-h.learning_rate_power), s.accumulator ** (-h.learning_rate_power)
             growth = power - before
-        shrinkage = 2 * h.l2_shrinkage_regularization_strength * w
-        z = s.linear + g + shrinkage - growth / h.learning_rate * w
-        denominator = (h.beta + power) / h.learning_rate + 2 * h.l2_regularization_strength
+        shrinkage = where(resting, 0.0, 2 * h.l2_shrinkage_regularization_strength) * w
+        z = s.linear + g + shrinkage - growth * inverse_rate * w
+        denominator = (h.beta + power) * inverse_rate + 2 * h.l2_regularization_strength
         l1 = h.l1_regularization_strength
         new = where(denominator == 0, 0.0, (clip(z, -l1, l1) - z) / denominator)
-        # A schedule may begin at 0, by which everything here would be divided.
-        resting = h.learning_rate == 0
-        s.accumulator = where(resting, s.accumulator, n)
-        s.linear = where(resting, s.linear, z)
+        s.accumulator, s.linear = n, z
         return where(resting, w, new)
