@@ -22,6 +22,7 @@ OWN: dict[str, Any] = {
     "cautious_weight_decay": False,
     "fully_decoupled_weight_decay": False,
     "sparse": "exact",
+    "row_wise": False,
 }
 COMMON = {**OF_KERAS, **OWN}
 INTERVALS = {
@@ -33,8 +34,14 @@ INTERVALS = {
     "loss_scale_factor": "(0, inf)",
 }
 WHOLE_NUMBERS_FROM = {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 1}
-BOOLEANS = ("use_ema", "cautious", "cautious_weight_decay", "fully_decoupled_weight_decay")
-CHOICES = {"sparse": ("exact", "lazy")}
+BOOLEANS = (
+    "use_ema",
+    "cautious",
+    "cautious_weight_decay",
+    "fully_decoupled_weight_decay",
+    "row_wise",
+)
+CHOICES = {"sparse": ("exact", "lazy", "catch_up")}
 
 
 def take_common(owner, kwargs):

@@ -1,13 +1,15 @@
 """What surrounds every rule within the same pass: scaling, clipping, weight decay, caution."""
 
-from tf_optim_ext.rule import clip, maximum, reduce_mean, sign, where
+from tf_optim_ext.catch_up import NotConstant, catch_up
+from tf_optim_ext.rule import clip, maximum, reduce_mean, sign, square, where
 
 HYPERPARAMETERS = ("clipvalue", "weight_decay", "fully_decoupled_weight_decay")
 FLAGS = ("cautious", "cautious_weight_decay")
+NEEDS_ALL_ROWS = "its update needs norms or numbers of whole variables, and cannot treat rows alone"
 
 
-class DecayWithin(TypeError):
-    """A rule decays the weights itself, so that the frame cannot decide which."""
+class Unsupported(TypeError):
+    """A rule cannot have an option; the message says why."""
 
 
 def decay_rate(h, rate=None):
@@ -31,6 +33,11 @@ def subtract_decay(new, w, h):
     return where(h.weight_decay != 0, new - decay_rate(h) * w, new)
 
 
+def squared(g, h):
+    """The squares of the gradient; with `row_wise`, their mean over each row."""
+    return reduce_mean(square(g)) if h.row_wise else square(g)
+
+
 def complete(rule, decay, w, g, s, h):
     """The new weights: a rule with everything around it.
 
@@ -40,6 +47,11 @@ def complete(rule, decay, w, g, s, h):
         w, g, s, h: as in a rule.
     """
     g = clip(g * h.gradient_scale, -h.clipvalue, h.clipvalue)
+    if h.catch_up:
+        try:
+            w = catch_up(rule, decay, w, s, h)
+        except NotConstant as error:
+            raise Unsupported(f'`sparse="catch_up"` is not possible: {error}') from error
     if not h.cautious and not h.cautious_weight_decay:
         return rule(decay(w, h), g, s, h)
     if not h.cautious_weight_decay:
@@ -50,7 +62,9 @@ def complete(rule, decay, w, g, s, h):
         update = _cautious(update, g)
     decayed = decay(w, h)
     if decayed is w:
-        raise DecayWithin("its weight decay is a part of the update")
+        raise Unsupported(
+            "`cautious_weight_decay` is not possible: its weight decay is a part of the update"
+        )
     return where(sign(update) * sign(w) >= 0, decayed, w) - update
 
 

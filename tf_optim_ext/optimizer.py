@@ -17,6 +17,7 @@ from tf_optim_ext import (
     sparse,
     targets,
 )
+from tf_optim_ext.catch_up import LAST_STEP
 from tf_optim_ext.exemptions import Exemptions
 from tf_optim_ext.interface import Interface
 from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
@@ -58,6 +59,8 @@ class Optimizer(Interface):
             not next to those of the same variable. Decides the order of `variables`, no more.
         hyperparameters: dict from the name of a constructor argument to the interval of its values,
             such as `"[0, 1)"`, or to `"boolean"`: 0 or 1 in the rule.
+        row_wise_slots: names of the slots that are one number for each row with `row_wise=True`;
+            float64. The rule finds that flag in `h`; see `frame.squared`.
         computed_hyperparameters: names of more numbers in `h`, which are no arguments: an override
             of `_hyperparameter_values` provides them, one for all variables or one for each.
         flags: names of boolean attributes that the rule branches on.
@@ -90,8 +93,13 @@ class Optimizer(Interface):
             indices are summed in any case. "exact": the same as the dense gradient, so that rows
             without gradient move, too, as far as their slots say. "lazy": only the rows with a
             gradient are read and written, weights and slots; decay and averages of the others
-            wait. For rules of one pass without single numbers; with
-            `gradient_accumulation_steps`, whose sums are dense, it is as "exact".
+            wait, and are not made up for. "catch_up": like "lazy", but a row that returns first
+            gets the decay of weights and slots that it missed, so that its slots are those of
+            "exact"; what its momentum would have moved it is lost. For rules that treat rows alone,
+            and "catch_up" for those whose slots only shrink without a gradient.
+        row_wise: whether the second moment is one number for each row (first axis) of a variable,
+            the mean over the row, as recommender systems keep it for embedding tables. For
+            optimizers with `row_wise_slots`.
         fully_decoupled_weight_decay: whether the weights shrink by `weight_decay` of themselves,
             not multiplied by the learning rate.
         **kwargs: the subclass's hyperparameters and flags.
@@ -107,6 +115,7 @@ class Optimizer(Interface):
     variable_scalars: tuple[str, ...] = ()
     optimizer_scalars: tuple[str, ...] = ()
     hyperparameters: dict[str, str] = {}
+    row_wise_slots: tuple[str, ...] = ()
     computed_hyperparameters: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     choices: dict[str, tuple[str, ...]] = {}
@@ -154,16 +163,30 @@ class Optimizer(Interface):
 
     @classmethod
     @functools.cache
-    def program(cls, cautious=False, cautious_weight_decay=False, **flags):
-        """The traced rule, a `rule.Program`, for one setting of flags and choices."""
-        flags.update(cautious=cautious, cautious_weight_decay=cautious_weight_decay)
+    def program(cls, row_wise=False, catch_up=False, **flags):
+        """The traced rule, a `rule.Program`, for one setting of options, flags and choices.
+
+        Raises:
+            frame.Unsupported: the rule cannot have one of the options.
+        """
+        by_row = row_wise or catch_up
+        if by_row and not cls.program(**flags).treats_rows_alone:
+            option = "`row_wise`" if row_wise else '`sparse="catch_up"`'
+            raise frame.Unsupported(f"{option} is not possible: {frame.NEEDS_ALL_ROWS}")
+        if row_wise and not cls.row_wise_slots:
+            raise frame.Unsupported("`row_wise` is not possible: there is nothing to keep by row")
+        numbers = cls.row_wise_slots if row_wise else ()
+        slots = [name for name in cls.slots if name not in numbers]
+        own = (*cls.variable_scalars, *numbers, *((LAST_STEP,) if catch_up else ()))
+        flags = {**dict.fromkeys(frame.FLAGS, False), **flags}
         return trace(
             functools.partial(frame.complete, cls.rule, cls.decay),
-            cls.slots,
+            slots,
             (*frame.HYPERPARAMETERS, *cls.hyperparameters, *cls.computed_hyperparameters),
-            flags,
-            cls.variable_scalars,
+            {**flags, "row_wise": row_wise, "catch_up": catch_up},
+            own,
             cls.optimizer_scalars,
+            by_row,
         )
 
     @classmethod
@@ -172,7 +195,10 @@ class Optimizer(Interface):
         return {}
 
     def _program(self):
-        flags = {name: bool(getattr(self, name)) for name in (*self.flags, *frame.FLAGS)}
+        flags = {
+            name: bool(getattr(self, name)) for name in (*self.flags, *frame.FLAGS, "row_wise")
+        }
+        flags["catch_up"] = self.sparse == "catch_up"
         return self.program(**flags, **{name: getattr(self, name) for name in self.choices})
 
     def _check_options(self):
@@ -185,14 +211,11 @@ class Optimizer(Interface):
             return  # a rule that cannot be traced says so when it is needed
         try:
             program = self._program()
-        except frame.DecayWithin as error:
+        except frame.Unsupported as error:
+            raise ValueError(f"{type(self).__name__}: {error}.") from error
+        if self.sparse == "lazy" and not program.treats_rows_alone:
             raise ValueError(
-                f"{type(self).__name__}: `cautious_weight_decay` is not possible: {error}."
-            ) from error
-        if self.sparse == "lazy" and (program.passes > 1 or program.state_scalars):
-            raise ValueError(
-                f'{type(self).__name__} cannot update single rows, as `sparse="lazy"` would: '
-                "its update needs norms or numbers of whole variables."
+                f'{type(self).__name__}: `sparse="lazy"` is not possible: {frame.NEEDS_ALL_ROWS}.'
             )
         needed = "fully_decoupled_weight_decay"
         if getattr(self, needed) and needed not in program.hyperparameters:
@@ -243,11 +266,7 @@ class Optimizer(Interface):
                 present_gradients, present
             )
             if present:
-                present_gradients = self._sum_over_replicas(present_gradients)
-                present_gradients = [
-                    sparse.summed(g) if isinstance(g, tf.IndexedSlices) else g
-                    for g in present_gradients
-                ]
+                present_gradients = self._sum_over_replicas(present_gradients, present)
                 # 2. Scale the gradients, or sum them until an update is due.
                 self._accumulate_or_update(present_gradients, present)
             # One op: Keras' own reads and assigns, and would lose steps of other threads.
@@ -262,12 +281,15 @@ class Optimizer(Interface):
         sums = [self.get_slot(v, "gradient_accumulator") for v in variables]
 
         def accumulate():
-            self._run(programs.accumulate(), sums, gradients, scale)
+            self._run(programs.accumulate(), sums, gradients, scale, lazy=True)
+            if self.sparse != "exact":
+                self._note_rows(gradients, variables)
 
         def update():
             accumulate()
-            self._update([_read(s) for s in sums], variables, 1.0 / count)
-            self._run(programs.reset(), sums, [_read(s) for s in sums])
+            means = self._accumulated(gradients, variables)
+            self._update(means, variables, 1.0 / count)
+            self._run(programs.reset(), sums, means, lazy=True)
 
         _cond(tf.equal((self._iterations.value + 1) % count, 0), update, accumulate)
 
@@ -275,15 +297,18 @@ class Optimizer(Interface):
         # 3. Clipping by norm is one more factor of the gradients.
         scale = self._clip_by_norms(gradients, scale)
         # 4. All weights and slots at once.
-        self._run(self._program(), variables, gradients, scale, self.learning_rate)
+        lazy = self.sparse != "exact"
+        self._run(self._program(), variables, gradients, scale, self.learning_rate, lazy)
         # 5. Constraints and the average of the weights.
         for variable in variables:
             if variable.constraint is not None:
                 _assign(variable, variable.constraint(variable))
         if self.use_ema:
-            self._update_average()
+            self._update_average(gradients, variables)
 
-    def _run(self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0):
+    def _run(
+        self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0, lazy=False
+    ):
         """Runs a program over variables and their slots, on the route that fits here."""
         scalars = self._scalars(variables, gradient_scale, learning_rate)
         on = self._targets.get(
@@ -292,21 +317,13 @@ class Optimizer(Interface):
             lambda: targets.of(program, variables, self.get_slot, self.scalars),
         )
         self.__dict__["_route"] = chosen = route.choose(program, on.obstacle)
-        rows = [i for i, g in enumerate(gradients) if isinstance(g, tf.IndexedSlices)]
         if not chosen.startswith("native"):
-            tensorflow_lowering.step(program, on, gradients, scalars)
+            tensorflow_lowering.step(program, on, gradients, scalars, lazy)
             return
-        if rows:
-            own = [gradients[i] for i in rows]
-            tensorflow_lowering.step(program, on.subset(rows), own, scalars.subset(rows))
-            self.__dict__["_route"] = f"{chosen}, rows: tensorflow"
-            dense = [i for i in range(len(gradients)) if i not in rows]
-            on, scalars = on.subset(dense), scalars.subset(dense)
-            gradients = [gradients[i] for i in dense]
         for group in on.groups:
             own = [gradients[i] for i in group.members]
             with tf.device(group.device):
-                native.step(program, group, own, scalars.subset(group.members))
+                native.step(program, group, own, scalars.subset(group.members), lazy)
 
     # --------------------------------------------------------------------------- parts of the step
 
@@ -337,10 +354,8 @@ class Optimizer(Interface):
         self._check_variables(variables)
         gradients, variables = checks.present_gradients(gradients, variables)
         gradients = [checks.gradient(g, v) for g, v in zip(gradients, variables)]
-        lazy = self.sparse == "lazy" and not self.gradient_accumulation_steps
-        prepare = sparse.checked if lazy else sparse.dense
         prepared = [
-            prepare(g, v) if isinstance(g, tf.IndexedSlices) else _of_shape(g, v)
+            sparse.prepared(g, v) if isinstance(g, tf.IndexedSlices) else _of_shape(g, v)
             for g, v in zip(gradients, variables)
         ]
         late = [getattr(p, "values", p) for p, g in zip(prepared, gradients) if p is not g]
@@ -363,18 +378,25 @@ class Optimizer(Interface):
                 "optimizer for another list of variables."
             )
 
-    def _sum_over_replicas(self, gradients):
+    def _sum_over_replicas(self, gradients, variables):
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync == 1:
             return gradients
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        dense = [g for g in gradients if not isinstance(g, tf.IndexedSlices)]
+        summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, dense) if dense else ())
+        return [
+            sparse.summed_over_replicas(context, g, v)
+            if isinstance(g, tf.IndexedSlices)
+            else next(summed)
+            for g, v in zip(gradients, variables)
+        ]
 
     def _clip_by_norms(self, gradients, scale):
         """The factor of each gradient, or of all, that scales and clips them."""
         limit = self.clipnorm or self.global_clipnorm
         if not limit:
             return scale
-        tensors = [sparse.for_norm(g) for g in gradients]
+        tensors = [getattr(g, "values", g) for g in gradients]
         if route.choose(self._program(), None).startswith("native"):
             norms = native.squared_norms(tensors)
         else:
@@ -424,7 +446,29 @@ class Optimizer(Interface):
             return decay(self._iterations)
         return decay() if callable(decay) else decay
 
-    def _update_average(self):
+    def _note_rows(self, gradients, variables):
+        """Remembers which rows the accumulated gradients have."""
+        for gradient, variable in zip(gradients, variables):
+            rows = self.get_slot(variable, "accumulated_rows")
+            if isinstance(gradient, tf.IndexedSlices):
+                sparse.set_flags(rows.value, gradient)
+            else:
+                _assign(rows, tf.ones(rows.shape))
+
+    def _accumulated(self, gradients, variables):
+        """The sums of the gradients; by rows for variables whose gradient is, and may be so."""
+        found = []
+        for gradient, variable in zip(gradients, variables):
+            sums = self.get_slot(variable, "gradient_accumulator")
+            if self.sparse == "exact" or not isinstance(gradient, tf.IndexedSlices):
+                found.append(_read(sums))
+            else:
+                rows = self.get_slot(variable, "accumulated_rows")
+                found.append(sparse.flagged(rows.value, sums.value))
+                _assign(rows, tf.zeros(rows.shape))
+        return found
+
+    def _update_average(self, gradients, variables):
         pairs = [
             (average, variable)
             for average, variable in zip(
@@ -432,7 +476,15 @@ class Optimizer(Interface):
             )
             if average is not None
         ]
-        self._run(programs.average(), [a for a, _ in pairs], [_read(v) for _, v in pairs])
+        values = [_read(v) for _, v in pairs]
+        if self.sparse == "lazy":
+            given = {self._var_key(v): g for g, v in zip(gradients, variables)}
+            values = [
+                sparse.rows_of(v.value, g) if isinstance(g, tf.IndexedSlices) else value
+                for value, (_, v) in zip(values, pairs)
+                for g in [given.get(self._var_key(v))]
+            ]
+        self._run(programs.average(), [a for a, _ in pairs], values, lazy=True)
         frequency = self.ema_overwrite_frequency
         if frequency:
             _cond(

@@ -45,7 +45,7 @@ def all_programs():
     found = [("average", average()), ("accumulate", accumulate()), ("reset", reset())]
     for cls in optimizers.ALL:
         for settings in itertools.chain.from_iterable(map(_with_options(cls), settings_of(cls))):
-            with contextlib.suppress(frame.DecayWithin):
+            with contextlib.suppress(frame.Unsupported):
                 program = cls.program(**settings)
                 found.append((f"{cls.__name__}({_text(settings)})", program))
         for name, program in cls.extra_programs().items():
@@ -59,7 +59,7 @@ def settings_of(cls):
 
 
 def _with_options(cls):
-    allowed = frame.FLAGS if "momentum" in cls.slots else ()
+    allowed = (*(frame.FLAGS if "momentum" in cls.slots else ()), "row_wise", "catch_up")
     options = _product(dict.fromkeys(allowed, (False, True)))
     return lambda settings: [{**settings, **option} for option in options]
 

@@ -34,6 +34,13 @@ def portable():
         _portable.pop()
 
 
+def why_not_native():
+    """Why a step that is being traced or run now cannot be native, whatever it is; or None."""
+    if compat.inside_xla():
+        return "inside XLA"
+    return "inside portable()" if _portable else native.why_not()
+
+
 def choose(program, obstacle):
     """The route of a step that is being traced or run now.
 
@@ -44,14 +51,7 @@ def choose(program, obstacle):
     Returns:
         A text that begins with "native" or with "tensorflow:" and a reason.
     """
-    if compat.inside_xla():
-        reason = "inside XLA"
-    elif _portable:
-        reason = "inside portable()"
-    elif native.why_not():
-        reason = native.why_not()
-    elif not native.has(program):
-        reason = "the rule is not in the native library"
-    else:
-        reason = obstacle
+    reason = why_not_native()
+    if not reason:
+        reason = obstacle if native.has(program) else "the rule is not in the native library"
     return f"tensorflow: {reason}" if reason else f"native ({native.instruction_set()})"

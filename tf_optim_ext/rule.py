@@ -24,6 +24,10 @@ therefore costs nothing and loses nothing. State that is a scalar is read and as
 
 What depends on a reduction needs one more pass over memory. Nothing is stored between passes: what
 a later pass needs from an earlier one is computed again, which is cheaper than a temporary.
+
+A program can be traced to run *by row*: every row of a variable then is a variable of its own, with
+its own reductions and its own state of one number. That is how embedding tables keep one
+accumulator for each row.
 """
 
 import dataclasses
@@ -279,6 +283,7 @@ class Program:
         variable_scalars: names of the state it touches that is one number for each variable.
         optimizer_scalars: names of the state it touches that is one number for all variables.
         scalar_outputs: name of such state that is written -> index of the node with its value.
+        by_row: whether "variable", in everything above, means one row of a variable.
     """
 
     nodes: tuple
@@ -288,6 +293,7 @@ class Program:
     variable_scalars: tuple = ()
     optimizer_scalars: tuple = ()
     scalar_outputs: dict = dataclasses.field(default_factory=dict)
+    by_row: bool = False
 
     @property
     def scalars(self):
@@ -314,6 +320,11 @@ class Program:
         return bool(self.optimizer_scalars) or any(n.op == "global_sum" for n in self.nodes)
 
     @property
+    def treats_rows_alone(self):
+        """Whether the update of a row depends on that row only."""
+        return self.by_row or (self.passes == 1 and not self.state_scalars)
+
+    @property
     def uses_size(self):
         return any(n.op == "scalar" and n.data == "size" for n in self.nodes)
 
@@ -323,6 +334,8 @@ class Program:
         text = repr((self.nodes, sorted(self.outputs.items()), self.slots, self.scalars))
         if self.state_scalars:
             text += repr((len(self.variable_scalars), sorted(self.scalar_outputs.items())))
+        if self.by_row:
+            text += "by row"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def reductions(self, stage):
@@ -361,8 +374,10 @@ class _State:
     def __init__(self, slots, scalars):
         values = {name: Expr("input", data=name, tensor=True) for name in slots}
         values.update({name: Expr("scalar", data=name) for name in scalars})
+        object.__setattr__(self, "_names", (slots, scalars))
         object.__setattr__(self, "_values", values)
         object.__setattr__(self, "_touched", set())
+        object.__setattr__(self, "_assigned", set())
 
     def __getattr__(self, name):
         self._check(name)
@@ -370,6 +385,7 @@ class _State:
 
     def __setattr__(self, name, value):
         self._check(name)
+        self._assigned.add(name)
         self._values[name] = _expr(value)
 
     def _check(self, name):
@@ -379,6 +395,14 @@ class _State:
                 f"Declared slots: {sorted(self._values)}"
             )
         self._touched.add(name)
+
+    def fresh(self):
+        """The state as it was before the rule."""
+        return _State(*self._names)
+
+    def assigned(self):
+        """Dict of the new values."""
+        return {name: self._values[name] for name in self._values if name in self._assigned}
 
     def _used(self, names):
         return {name: self._values[name] for name in names if name in self._touched}
@@ -404,7 +428,13 @@ class _Scalars:
 
 
 def trace(
-    rule, slots=(), hyperparameters=(), flags=None, variable_scalars=(), optimizer_scalars=()
+    rule,
+    slots=(),
+    hyperparameters=(),
+    flags=None,
+    variable_scalars=(),
+    optimizer_scalars=(),
+    by_row=False,
 ):
     """Runs `rule(w, g, s, h)` on symbols.
 
@@ -415,6 +445,7 @@ def trace(
         flags: dict of the Python values it may branch on.
         variable_scalars: names of the state it may use that is one number for each variable.
         optimizer_scalars: names of the state it may use that is one number for all variables.
+        by_row: whether every row of a variable is to be treated as a variable of its own.
 
     Returns:
         A `Program`.
@@ -454,7 +485,10 @@ def trace(
             )
     for name, value in of_optimizer.items():
         _check_common(name, value, of_variables)
-    return _number(tensors, of_variables, of_optimizer)
+    program = _number(tensors, of_variables, of_optimizer)
+    if by_row and program.is_joint:
+        raise TypeError("A rule that runs by row cannot sum over all variables.")
+    return dataclasses.replace(program, by_row=by_row)
 
 
 def _check_common(name, value, variable_scalars):

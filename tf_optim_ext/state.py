@@ -71,6 +71,8 @@ class State(tf.keras.optimizers.Optimizer):
         if self.gradient_accumulation_steps:
             sums = [self.add_slot(v, "gradient_accumulator") for v in variables]
             self.__dict__["_accumulated_gradients"] = sums
+            for variable in variables if self.sparse != "exact" else ():
+                self.add_slot(variable, "accumulated_rows", shape=_rows(variable))
         # In Keras' order of creation.
         used = self._program().slots
         separate = [name for name in used if name in self.separate_slots]
@@ -103,6 +105,8 @@ class State(tf.keras.optimizers.Optimizer):
         for name in program.variable_scalars:
             for variable in variables:
                 value = self.slot_initializers.get(name, 0.0)
+                if program.by_row:
+                    value = tf.fill(_rows(variable), tf.constant(value, tf.float64))
                 slot = self._add_beside(variable, f"{_path(variable)}_{name}", value, "float64")
                 self._register_slot(name, self._var_key(variable), slot)
         for name in program.optimizer_scalars if variables else ():
@@ -327,6 +331,11 @@ class State(tf.keras.optimizers.Optimizer):
                     lambda v, a: v.assign(tf.cast(a, v.dtype)),
                     args=(average.value,),
                 )
+
+
+def _rows(variable):
+    """The shape of what is one number for each row of a variable."""
+    return [variable.shape[0] if variable.shape.rank else 1]
 
 
 def _path(variable):

@@ -35,7 +35,7 @@ class Targets:
     Attributes:
         weights: list of variables.
         slots: for each slot of the program, in order, the list of its variables.
-        variable_scalars: likewise, for its state of one number for each variable.
+        variable_scalars: likewise, for its state of one number for each variable, or each row.
         optimizer_scalars: the variables of its state of one number for all.
         whole: the variables as they were given; kept, because `id`s identify this object.
         is_joint: whether the update of a variable depends on the others.
@@ -52,10 +52,8 @@ class Targets:
     def obstacle(self):
         """Why the native library cannot update these variables, or None."""
         for variable in self.weights:
-            if variable.dtype not in native.FORMATS:
-                return f"weights of dtype {variable.dtype.name}"
-            if tf.DeviceSpec.from_string(variable.device).device_type not in (None, "CPU"):
-                return f"weights on {variable.device}"
+            if reason := obstacle(variable):
+                return reason
         if self.is_joint and len({variable.device for variable in self.weights}) > 1:
             return "a rule over all variables, and weights on several devices"
         return None
@@ -94,6 +92,15 @@ class Targets:
             )
             for device, positions in members.items()
         ]
+
+
+def obstacle(variable):
+    """Why the native library cannot update a `tf.Variable`, or None."""
+    if variable.dtype not in native.FORMATS:
+        return f"weights of dtype {variable.dtype.name}"
+    if tf.DeviceSpec.from_string(variable.device).device_type not in (None, "CPU"):
+        return f"weights on {variable.device}"
+    return None
 
 
 class TargetsCache:

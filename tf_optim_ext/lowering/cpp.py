@@ -267,7 +267,8 @@ def emit_program(program, title):
         f'static const Kernel kernel = {{"{name}", {len(program.slots)}, '
         f"{len(program.hyperparameters)}, {len(program.variable_scalars)}, "
         f"{len(program.optimizer_scalars)}, {str(program.uses_size).lower()}, "
-        f"{program.passes}, passes, {'finish' if program.state_scalars else 'nullptr'}}};"
+        f"{str(program.by_row).lower()}, {program.passes}, passes, "
+        f"{'finish' if program.state_scalars else 'nullptr'}}};"
     )
     arrays = ", ".join(_array_names(program))
     scalars = ", ".join(program.scalars)

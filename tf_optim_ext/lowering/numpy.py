@@ -38,12 +38,20 @@ def run(program, arrays, scalars):
     Args:
         program: a `rule.Program`.
         arrays: dict of "w", "g" and every slot in `program.slots`, of one shape.
-        scalars: dict of `program.scalars`, without "size".
+        scalars: dict of `program.scalars`, without "size"; the state of a program by row as arrays
+            with a number for each row.
 
     Returns:
         Dict of the new values of "w", every slot and all state that is numbers.
     """
-    return run_all(program, [arrays], [scalars])[0]
+    if not program.by_row:
+        return run_all(program, [arrays], [scalars])[0]
+    rows = len(arrays["w"])
+    rows_of_arrays = [{name: array[i] for name, array in arrays.items()} for i in range(rows)]
+    own = program.variable_scalars
+    rows_of_scalars = [{**scalars, **{name: scalars[name][i] for name in own}} for i in range(rows)]
+    new = run_all(program, rows_of_arrays, rows_of_scalars)
+    return {name: np.stack([row[name] for row in new]) for name in ("w", *program.slots, *own)}
 
 
 def run_all(program, arrays, scalars):

@@ -35,11 +35,12 @@ def _cbrt(x):
     return tf.sign(x) * tf.pow(tf.abs(x), tf.constant(1.0 / 3.0, x.dtype))
 
 
-def _reduce_max(x):
-    highest = tf.maximum(tf.reduce_max(x), 0.0)
+def _reduce_max(x, **axes):
+    highest = tf.maximum(tf.reduce_max(x, **axes), 0.0)
     if not compat.inside_xla():
         return highest
-    return tf.where(tf.reduce_any(tf.math.is_nan(x)), tf.constant(math.nan, x.dtype), highest)
+    has_nan = tf.reduce_any(tf.math.is_nan(x), **axes)
+    return tf.where(has_nan, tf.constant(math.nan, x.dtype), highest)
 
 
 def _keep_nan(y, result):
@@ -129,16 +130,21 @@ def _scalar_operation(name):
 SCALAR_OPERATIONS = {name: _scalar_operation(name) for name in OPERATIONS}
 
 
-def step(program, on, gradients, scalars):
+def step(program, on, gradients, scalars, lazy=False):
     """Runs a program on all variables, one after the other.
 
     Args:
         program: a `rule.Program`.
         on: a `targets.Targets`.
-        gradients: tensors of floating-point dtype; of an `tf.IndexedSlices`, which has every index
-            once, only these rows are updated.
+        gradients: tensors of floating-point dtype, or `tf.IndexedSlices` as `sparse` prepares them.
         scalars: a `lowering.scalars.Scalars`.
+        lazy: whether rows without gradient are left alone; otherwise their gradient is zero.
     """
+    if not lazy:
+        gradients = [
+            sparse.dense(g, v) if isinstance(g, tf.IndexedSlices) else g
+            for g, v in zip(gradients, on.weights)
+        ]
     common = {name: _read(v) for name, v in zip(program.optimizer_scalars, on.optimizer_scalars)}
     updates = [
         _kind_of_update(gradient)(program, on, i, gradient, common)
@@ -159,7 +165,7 @@ def _known(program, updates, scalars):
     for i, update in enumerate(updates):
         h = {**scalars.of_variable(program, i), **update.state}
         if program.uses_size:
-            h["size"] = float(update.weight.shape.num_elements())
+            h["size"] = float(update.size)
         key = tuple(id(v) if tf.is_tensor(v) else v for v in h.values())
         if key not in cache:
             # `h` as well: while it lives, no other tensor has the same `id`.
@@ -179,6 +185,7 @@ class _Update:
 
     Attributes:
         weight: the variable.
+        size: number of its elements, or those of a row.
         state: dict of the values of the state that is numbers.
     """
 
@@ -188,9 +195,11 @@ class _Update:
         self._gradient = gradient
         self._tensors = {"w": self.weight}
         self._tensors.update({n: slot[i] for n, slot in zip(program.slots, on.slots)})
+        shape = self.weight.shape
+        self.size = (shape[1:] if program.by_row else shape).num_elements()
         names = program.variable_scalars
-        self._scalars = {n: scalar[i] for n, scalar in zip(names, on.variable_scalars)}
-        self.state = {**{n: _read(v) for n, v in self._scalars.items()}, **common}
+        self._numbers = {n: scalar[i] for n, scalar in zip(names, on.variable_scalars)}
+        self.state = {**{n: self._read_number(v) for n, v in self._numbers.items()}, **common}
 
     def sums(self, roots, known):
         """Sums over the elements of some nodes, as float64."""
@@ -203,16 +212,16 @@ class _Update:
         new = dict(zip(outputs, self._evaluate(list(outputs.values()), known)))
         for name in program.outputs:
             self._assign(self._tensors[name], new[name])
-        for name, variable in self._scalars.items():
+        for name, variable in self._numbers.items():
             if name in new:
-                _assign(variable, _to_float64(new[name]))
+                self._assign_number(variable, _to_float64(new[name]))
         return new
 
     def _evaluate(self, roots, known):
         weight = self.weight
         dtype = tf.float64 if weight.dtype == tf.float64 else tf.float32
         arrays = {name: tf.cast(self._read(v), dtype) for name, v in self._tensors.items()}
-        arrays["g"] = gradient = tf.cast(self._dense_gradient(), dtype)
+        arrays["g"] = gradient = tf.cast(self._values(), dtype)
 
         def to_element(value):
             if _is_number(value) or value.dtype == tf.bool:
@@ -224,12 +233,12 @@ class _Update:
             roots,
             arrays,
             known,
-            _tensor_operations(dtype, gradient),
+            _tensor_operations(dtype, gradient, self._program.by_row),
             SCALAR_OPERATIONS,
             to_element,
         )
 
-    def _dense_gradient(self):
+    def _values(self):
         return tf.ensure_shape(self._gradient, self.weight.shape)
 
     def _read(self, variable):
@@ -238,11 +247,25 @@ class _Update:
     def _assign(self, variable, value):
         _assign(variable, tf.cast(value, variable.dtype))
 
+    def _read_number(self, variable):
+        number = self._read(variable)
+        if not self._program.by_row:
+            return number
+        # One for each row, so that it combines with rows.
+        rank = self.weight.shape.rank
+        return tf.reshape(number, [-1] + [1] * (rank - 1) if rank else [])
+
+    def _assign_number(self, variable, value):
+        if self._program.by_row:
+            count = tf.shape(self._values())[:1] if self.weight.shape.rank else [1]
+            value = tf.broadcast_to(tf.reshape(value, [-1]), count)
+        self._assign(variable, value)
+
 
 class _RowsUpdate(_Update):
     """The update of the rows that have a gradient, and of no others."""
 
-    def _dense_gradient(self):
+    def _values(self):
         return self._gradient.values
 
     def _read(self, variable):
@@ -261,24 +284,21 @@ class _RowsUpdate(_Update):
 class _MaskedUpdate(_Update):
     """The same where shapes are fixed: an update of all rows, of which only these are kept."""
 
-    def __init__(self, program, on, i, gradient, common):
-        super().__init__(program, on, i, gradient, common)
-        rows = self.weight.shape[0]
-        self._gradient = sparse.spread(gradient, rows)
-        ones = tf.ones_like(gradient.indices)
-        present = tf.math.unsorted_segment_sum(ones, gradient.indices, rows) > 0
-        self._present = tf.reshape(present, [rows] + [1] * (self.weight.shape.rank - 1))
+    def _values(self):
+        return tf.ensure_shape(self._gradient.values, self.weight.shape)
 
     def _assign(self, variable, value):
         value = tf.cast(value, variable.dtype)
-        _assign(variable, tf.where(self._present, value, _read(variable)))
+        present = tf.reshape(self._gradient.indices >= 0, [-1] + [1] * (value.shape.rank - 1))
+        _assign(variable, tf.where(present, value, _read(variable)))
 
 
-def _tensor_operations(dtype, like):
-    """Operations on arrays of one dtype and the shape of `like`."""
+def _tensor_operations(dtype, like, by_row):
+    """Operations on arrays of one dtype and the shape of `like`; reductions are in float64."""
+    axes = {"axis": list(range(1, like.shape.rank)), "keepdims": True} if by_row else {}
 
-    def in_float64(name):
-        return lambda x: tf.cast(OPERATIONS[name](x), tf.float64)
+    def reduction(name):
+        return lambda x: tf.cast(OPERATIONS[name](x, **axes), tf.float64)
 
     def typed(operation):
         # TensorFlow makes a number that comes first a float32.
@@ -297,8 +317,8 @@ def _tensor_operations(dtype, like):
     return {
         **{name: typed(operation) for name, operation in OPERATIONS.items()},
         "where": where,
-        "reduce_sum": in_float64("reduce_sum"),
-        "reduce_max": in_float64("reduce_max"),
+        "reduce_sum": reduction("reduce_sum"),
+        "reduce_max": reduction("reduce_max"),
     }
 
 

@@ -126,30 +126,57 @@ def has(program):
     return library is not None and f"rule_{program.fingerprint}" in library.kernels
 
 
-def step(program, group, gradients, scalars):
+def step(program, group, gradients, scalars, lazy=False):
     """Runs a program on all variables in one op.
 
     Args:
         program: a `rule.Program` for which `has` holds.
         group: a `targets.Group`.
-        gradients: dense tensors.
+        gradients: dense tensors, or `tf.IndexedSlices` as `sum_rows` makes them.
         scalars: a `lowering.Scalars`.
+        lazy: whether rows without gradient are left alone; otherwise their gradient is zero.
     """
+    by_rows = [i for i, g in enumerate(gradients) if isinstance(g, tf.IndexedSlices)]
+    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]
     _library().ops.tf_optim_ext_step(
         weights=group.weights,
         slots=group.slots,
         scalars=group.scalars,
-        gradients=_readable(gradients),
+        gradients=_readable(values),
+        indices=[gradients[i].indices for i in by_rows],
         step=scalars.step,
         learning_rate=scalars.learning_rate,
         gradient_scale=scalars.gradient_scale,
         hyperparameters=scalars.rows(program),
         rule=f"rule_{program.fingerprint}",
+        by_rows=by_rows,
+        lazy=lazy,
     )
 
 
 def _readable(gradients):
     return [g if g.dtype in FORMATS else tf.cast(g, tf.float32) for g in gradients]
+
+
+def sum_rows(gradient, rows, name):
+    """Sums the rows of a sparse gradient that have the same index.
+
+    Args:
+        gradient: a `tf.IndexedSlices`.
+        rows: number of rows of its variable.
+        name: name of its variable.
+
+    Returns:
+        A `tf.IndexedSlices` with increasing int64 indices and float32 values.
+
+    Raises:
+        tf.errors.InvalidArgumentError: an index is no row.
+    """
+    (values,) = _readable([gradient.values])
+    indices, sums = _library().ops.tf_optim_ext_sum_rows(
+        indices=gradient.indices, values=values, rows=rows, variable=name
+    )
+    return tf.IndexedSlices(sums, indices, gradient.dense_shape)
 
 
 def squared_norms(gradients):

@@ -81,8 +81,10 @@ def compile_commands(compiler, kernels, folder, tensorflow_flags):
         commands.append([*common, *flags, "-c", str(source), "-o", objects[-1]])
 
     if tensorflow_flags is not None:
-        add(HERE / "op.cc", "op", ["-O2", "-w", *tensorflow_flags])
-    add(HERE / "driver.cc", "driver", ["-O2", "-Wall", "-Wextra", *x86])
+        for name in ("op", "gradient_ops"):
+            add(HERE / f"{name}.cc", name, ["-O2", "-w", *tensorflow_flags])
+    for name in ("driver", "row_sums"):
+        add(HERE / f"{name}.cc", name, ["-O2", "-Wall", "-Wextra", *x86])
     for name in instruction_sets():
         define = f"-DTF_OPTIM_EXT_ISA={name}"
         warnings = ["-Wall", "-Wextra", "-Wno-unused"]

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
+#include "flush_denormals.h"
 
 namespace tf_optim_ext {
 
@@ -27,6 +25,9 @@ namespace {
 constexpr int64_t kSegment = 16384;
 // 16-bit arrays are converted in blocks of this size, which stay in the first-level cache.
 constexpr int64_t kBlock = 1024;
+// Rows are fetched from memory this many rows before they are updated.
+constexpr int64_t kRowsAhead = 4;
+constexpr int kGradient = 1;
 // Work is handed to threads in slabs of about this many bytes.
 constexpr int64_t kSlabBytes = 512 * 1024;
 
@@ -36,33 +37,18 @@ struct Segment {
   int64_t begin;
 };
 
-// TensorFlow's worker threads flush denormals, the calling thread may not. A result must not depend
-// on who computed it, and slots that decay towards zero must not slow the step down: flush always.
-class FlushDenormals {
- public:
-#if defined(__SSE__)
-  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#elif defined(__aarch64__)
-  FlushDenormals() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" ::"r"(saved_ | (uint64_t{1} << 24)));
-  }
-  ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
-
- private:
-  uint64_t saved_;
-#endif
-};
-
 int64_t ElementBytes(Format format) { return format == kFloat32 ? 4 : 2; }
 
 void* Advance(const Array& array, int64_t elements) {
   return static_cast<char*>(array.data) + elements * ElementBytes(array.format);
 }
+
+// How a variable is cut: into units, elements or rows, of which a segment has at most so many.
+struct Cut {
+  int64_t units;
+  int64_t unit_bytes;
+  int64_t segment;
+};
 
 // Segments of all variables, in order, and the first segment of every slab.
 struct Plan {
@@ -71,19 +57,19 @@ struct Plan {
   int64_t bytes = 0;
 };
 
-Plan MakePlan(const std::vector<int64_t>& sizes, const std::vector<int64_t>& element_bytes) {
+Plan MakePlan(const std::vector<Cut>& cuts) {
   Plan plan;
   int64_t slab = kSlabBytes;  // the first segment opens a slab
-  for (size_t v = 0; v < sizes.size(); ++v) {
-    for (int64_t begin = 0; begin < sizes[v]; begin += kSegment) {
-      const int64_t size = std::min(kSegment, sizes[v] - begin);
+  for (size_t v = 0; v < cuts.size(); ++v) {
+    for (int64_t begin = 0; begin < cuts[v].units; begin += cuts[v].segment) {
+      const int64_t size = std::min(cuts[v].segment, cuts[v].units - begin);
       if (slab >= kSlabBytes) {
         plan.slabs.push_back(static_cast<int64_t>(plan.segments.size()));
         slab = 0;
       }
       plan.segments.push_back({static_cast<int32_t>(v), static_cast<int32_t>(size), begin});
-      slab += size * element_bytes[v];
-      plan.bytes += size * element_bytes[v];
+      slab += size * cuts[v].unit_bytes;
+      plan.bytes += size * cuts[v].unit_bytes;
     }
   }
   plan.slabs.push_back(static_cast<int64_t>(plan.segments.size()));
@@ -110,16 +96,16 @@ void Accumulate(const Pass& pass, const double* partial, double* total) {
   }
 }
 
-// One pass over one segment, by way of float32 blocks.
+// One pass over arrays, by way of float32 blocks.
 void RunConverted(const Table& table, const Pass& pass, int count, const Array* arrays,
-                  int64_t begin, int64_t size, const float* c, double* r) {
+                  int64_t size, const float* c, double* r) {
   alignas(64) float blocks[kMaxArrays][kBlock];
   float* pointers[kMaxArrays];
   for (int k = 0; k < pass.reductions; ++k) r[k] = 0.0;
   for (int64_t done = 0; done < size; done += kBlock) {
     const int64_t n = std::min(kBlock, size - done);
     for (int i = 0; i < count; ++i) {
-      void* const data = Advance(arrays[i], begin + done);
+      void* const data = Advance(arrays[i], done);
       if (arrays[i].format == kFloat32) {
         pointers[i] = static_cast<float*>(data);
       } else {
@@ -134,23 +120,187 @@ void RunConverted(const Table& table, const Pass& pass, int count, const Array* 
     for (int i = 0; i < count; ++i) {
       if (arrays[i].format != kFloat32 && (pass.writes >> i & 1))
         table.store(arrays[i].format, blocks[i],
-                    static_cast<uint16_t*>(Advance(arrays[i], begin + done)), n);
+                    static_cast<uint16_t*>(Advance(arrays[i], done)), n);
     }
   }
 }
 
-void RunSegment(const Table& table, const Pass& pass, int count, const Variable& variable,
-                const Segment& segment, const float* c, double* r) {
+// One pass over arrays of `size` elements.
+void RunPass(const Table& table, const Pass& pass, int count, const Array* arrays, int64_t size,
+             const float* c, double* r) {
   float* pointers[kMaxArrays];
   bool direct = true;
   for (int i = 0; i < count; ++i) {
-    direct &= variable.arrays[i].format == kFloat32;
-    pointers[i] = static_cast<float*>(Advance(variable.arrays[i], segment.begin));
+    direct &= arrays[i].format == kFloat32;
+    pointers[i] = static_cast<float*>(arrays[i].data);
   }
   if (direct) {
-    pass.run(segment.size, pointers, c, r);
+    pass.run(size, pointers, c, r);
   } else {
-    RunConverted(table, pass, count, variable.arrays, segment.begin, segment.size, c, r);
+    RunConverted(table, pass, count, arrays, size, c, r);
+  }
+}
+
+// Arrays from element `begin` on; those of the gradient from `gradient_begin` on.
+void Part(const Variable& variable, int count, int64_t begin, int64_t gradient_begin,
+          Array* part) {
+  for (int i = 0; i < count; ++i)
+    part[i] = {Advance(variable.arrays[i], i == kGradient ? gradient_begin : begin),
+               variable.arrays[i].format};
+}
+
+// A gradient of which some rows are there, as an array of one segment, the others zero.
+class SpreadGradient {
+ public:
+  SpreadGradient(const Table& table, const Variable& variable, int64_t begin, int64_t size)
+      : begin_(begin), end_(begin + size), width_(variable.width), rows_(*variable.rows) {
+    if (zeros_.empty()) zeros_.resize(kSegment);
+    const Array& values = variable.arrays[kGradient];
+    const int64_t* const last = rows_.indices + rows_.count;
+    first_ = std::lower_bound(rows_.indices, last, begin / width_) - rows_.indices;
+    for (int64_t k = first_; k < rows_.count && rows_.indices[k] * width_ < end_; ++k) {
+      const Overlap overlap = OverlapOf(k);
+      const void* const from = Advance(values, k * width_ + overlap.skipped);
+      float* const to = zeros_.data() + overlap.offset;
+      if (values.format == kFloat32) {
+        std::memcpy(to, from, overlap.size * sizeof(float));
+      } else {
+        table.load(values.format, static_cast<const uint16_t*>(from), to, overlap.size);
+      }
+    }
+  }
+  ~SpreadGradient() {
+    for (int64_t k = first_; k < rows_.count && rows_.indices[k] * width_ < end_; ++k) {
+      const Overlap overlap = OverlapOf(k);
+      std::fill_n(zeros_.data() + overlap.offset, overlap.size, 0.0f);
+    }
+  }
+  SpreadGradient(const SpreadGradient&) = delete;
+  SpreadGradient& operator=(const SpreadGradient&) = delete;
+
+  Array array() const { return {zeros_.data(), kFloat32}; }
+
+ private:
+  struct Overlap {
+    int64_t offset;   // in the segment
+    int64_t skipped;  // elements of the row that are before it
+    int64_t size;
+  };
+
+  Overlap OverlapOf(int64_t k) const {
+    const int64_t row = rows_.indices[k] * width_;
+    const int64_t from = std::max(row, begin_), to = std::min(row + width_, end_);
+    return {from - begin_, from - row, to - from};
+  }
+
+  // Zero whenever no gradient is spread in it.
+  static thread_local std::vector<float> zeros_;
+
+  const int64_t begin_, end_, width_;
+  const Rows& rows_;
+  int64_t first_;
+};
+
+thread_local std::vector<float> SpreadGradient::zeros_;
+
+void RunSegment(const Table& table, const Pass& pass, int count, const Variable& variable,
+                const Segment& segment, const float* c, double* r) {
+  Array part[kMaxArrays];
+  if (variable.rows == nullptr) {
+    Part(variable, count, segment.begin, segment.begin, part);
+    RunPass(table, pass, count, part, segment.size, c, r);
+  } else {
+    Part(variable, count, segment.begin, 0, part);
+    const SpreadGradient gradient(table, variable, segment.begin, segment.size);
+    part[kGradient] = gradient.array();
+    RunPass(table, pass, count, part, segment.size, c, r);
+  }
+}
+
+// Asks for the first bytes of rows that are updated soon: rows that are far from each other are not
+// what the processor expects.
+void Prefetch(const Variable& variable, int count, int64_t row) {
+  for (int i = 0; i < count; ++i) {
+    if (i == kGradient) continue;
+    const char* const data = static_cast<const char*>(Advance(variable.arrays[i], row));
+    const int64_t bytes = variable.width * ElementBytes(variable.arrays[i].format);
+    for (int64_t line = 0; line < std::min<int64_t>(bytes, 512); line += 64)
+      __builtin_prefetch(data + line, 1);
+  }
+}
+
+// One pass over those rows of a segment that the gradient has, adjacent ones together.
+void RunPresentRows(const Table& table, const Pass& pass, int count, const Variable& variable,
+                    const Segment& segment, const float* c) {
+  const int64_t* const indices = variable.rows->indices;
+  const int64_t width = variable.width, end = segment.begin + segment.size;
+  for (int64_t k = segment.begin; k < end;) {
+    int64_t next = k + 1;
+    while (next < end && indices[next] == indices[next - 1] + 1) ++next;
+    if (next + kRowsAhead < variable.rows->count)
+      Prefetch(variable, count, indices[next + kRowsAhead] * width);
+    Array part[kMaxArrays];
+    Part(variable, count, indices[k] * width, k * width, part);
+    RunPass(table, pass, count, part, (next - k) * width, c, nullptr);
+    k = next;
+  }
+}
+
+// All passes of a kernel by row over one row.
+void RunRow(const Table& table, const Kernel& kernel, const Variable& variable, int64_t row,
+            const Array& gradient, double* h) {
+  const int count = 2 + kernel.slots, state = StateScalars(kernel);
+  double* const own = h + Width(kernel) - state;
+  for (int k = 0; k < state; ++k) own[k] = variable.rows_state[k][row];
+  Array part[kMaxArrays];
+  Part(variable, count, row * variable.width, 0, part);
+  part[kGradient] = gradient;
+  double reductions[kMaxReductions] = {};
+  double* r = reductions;
+  for (int p = 0; p < kernel.passes; ++p) {
+    float c[kMaxScalars];
+    kernel.pass[p].scalars(h, reductions, c);
+    RunPass(table, kernel.pass[p], count, part, variable.width, c, r);
+    r += kernel.pass[p].reductions;
+  }
+  double changed[kMaxScalars];
+  kernel.finish(h, reductions, changed);
+  for (int k = 0; k < state; ++k) variable.rows_state[k][row] = changed[k];
+}
+
+// A segment of rows: of those that the gradient has if `lazy`, otherwise of all.
+void RunRows(const Table& table, const Kernel& kernel, const Variable& variable,
+             const Segment& segment, bool lazy) {
+  const int count = 2 + kernel.slots;
+  const int64_t width = variable.width, end = segment.begin + segment.size;
+  const Array& values = variable.arrays[kGradient];
+  std::vector<double> h(variable.h, variable.h + Width(kernel));
+  const Rows* const rows = variable.rows;
+  if (rows == nullptr) {
+    for (int64_t row = segment.begin; row < end; ++row)
+      RunRow(table, kernel, variable, row, {Advance(values, row * width), values.format}, h.data());
+    return;
+  }
+  if (lazy) {
+    for (int64_t k = segment.begin; k < end; ++k) {
+      if (k + kRowsAhead < rows->count)
+        Prefetch(variable, count, rows->indices[k + kRowsAhead] * width);
+      RunRow(table, kernel, variable, rows->indices[k],
+             {Advance(values, k * width), values.format}, h.data());
+    }
+    return;
+  }
+  std::vector<float> zeros(width);
+  const int64_t* const last = rows->indices + rows->count;
+  const int64_t* present = std::lower_bound(rows->indices, last, segment.begin);
+  for (int64_t row = segment.begin; row < end; ++row) {
+    const bool has_gradient = present != last && *present == row;
+    const int64_t k = present - rows->indices;
+    RunRow(table, kernel, variable, row,
+           has_gradient ? Array{Advance(values, k * width), values.format}
+                        : Array{zeros.data(), kFloat32},
+           h.data());
+    present += has_gradient;
   }
 }
 
@@ -190,18 +340,34 @@ void SumOverVariables(const Pass& pass, size_t variables, double* reductions) {
 }  // namespace
 
 void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& variables,
-         const ParallelFor& parallel_for) {
+         bool lazy, const ParallelFor& parallel_for) {
   FlushDenormals flush;
   const int count = 2 + kernel.slots;
-  std::vector<int64_t> sizes, element_bytes;
+  std::vector<Cut> cuts;
   for (const Variable& variable : variables) {
-    variable.h[kSize] = kernel.uses_size ? static_cast<double>(variable.size) : 0.0;
-    sizes.push_back(variable.size);
+    const int64_t size = kernel.by_row ? variable.width : variable.size;
+    variable.h[kSize] = kernel.uses_size ? static_cast<double>(size) : 0.0;
     int64_t bytes = 0;
     for (int i = 0; i < count; ++i) bytes += 2 * ElementBytes(variable.arrays[i].format);
-    element_bytes.push_back(bytes);
+    const bool of_present_rows = lazy && variable.rows != nullptr;
+    if (variable.size == 0) {
+      cuts.push_back({0, 0, 1});
+    } else if (of_present_rows || kernel.by_row) {
+      const int64_t rows =
+          of_present_rows ? variable.rows->count : variable.size / variable.width;
+      const int64_t segment = std::max<int64_t>(1, kSegment / variable.width);
+      cuts.push_back({rows, bytes * variable.width, segment});
+    } else {
+      cuts.push_back({variable.size, bytes, kSegment});
+    }
   }
-  const Plan plan = MakePlan(sizes, element_bytes);
+  const Plan plan = MakePlan(cuts);
+  if (kernel.by_row) {
+    ForEachSegment(plan, parallel_for, [&](int64_t i) {
+      RunRows(table, kernel, variables[plan.segments[i].variable], plan.segments[i], lazy);
+    });
+    return;
+  }
   std::vector<double> reductions(variables.size() * kMaxReductions);
   int finished = 0;  // reductions of earlier passes
   for (int p = 0; p < kernel.passes; ++p) {
@@ -210,8 +376,14 @@ void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& 
     std::vector<double> partials(plan.segments.size() * pass.reductions);
     ForEachSegment(plan, parallel_for, [&](int64_t i) {
       const Segment& segment = plan.segments[i];
-      RunSegment(table, pass, count, variables[segment.variable], segment,
-                 scalars[segment.variable], partials.data() + i * pass.reductions);
+      const Variable& variable = variables[segment.variable];
+      const float* const c = scalars[segment.variable];
+      if (lazy && variable.rows != nullptr) {
+        RunPresentRows(table, pass, count, variable, segment, c);
+      } else {
+        RunSegment(table, pass, count, variable, segment, c,
+                   partials.data() + i * pass.reductions);
+      }
     });
     if (pass.reductions == 0) continue;
     for (size_t i = 0; i < plan.segments.size(); ++i)
@@ -229,9 +401,10 @@ void SquaredNorms(const Table& table, const std::vector<Array>& arrays,
                   const std::vector<int64_t>& sizes, double* norms,
                   const ParallelFor& parallel_for) {
   FlushDenormals flush;
-  std::vector<int64_t> element_bytes;
-  for (const Array& array : arrays) element_bytes.push_back(ElementBytes(array.format));
-  const Plan plan = MakePlan(sizes, element_bytes);
+  std::vector<Cut> cuts;
+  for (size_t i = 0; i < arrays.size(); ++i)
+    cuts.push_back({sizes[i], ElementBytes(arrays[i].format), kSegment});
+  const Plan plan = MakePlan(cuts);
   std::vector<double> partials(plan.segments.size());
   ForEachSegment(plan, parallel_for, [&](int64_t i) {
     const Segment& segment = plan.segments[i];

@@ -17,12 +17,21 @@ struct Array {
   Format format;
 };
 
+// Which rows a gradient consists of.
+struct Rows {
+  const int64_t* indices;  // increasing, none twice, each a row of the variable
+  int64_t count;
+};
+
 // One variable of a step.
 struct Variable {
-  int64_t size;         // elements of each array
-  const Array* arrays;  // weights, gradient, slots
-  double* h;            // `Width` scalars of the step; the driver sets h[kSize]
-  double* state;        // receives the new values of the `StateScalars`
+  int64_t size;                // elements of each array, those of a gradient by rows excepted
+  int64_t width;               // elements of a row
+  const Array* arrays;         // weights, gradient, slots
+  const Rows* rows;            // null if the gradient has all rows
+  double* h;                   // `Width` scalars of the step; the driver sets h[kSize]
+  double* state;               // receives the new values of the `StateScalars`
+  double* const* rows_state;   // of a kernel by row, instead: for each number, that of every row
 };
 
 // Calls `run` on ranges that together cover [0, count), possibly from several threads at once.
@@ -32,8 +41,11 @@ using ParallelFor = std::function<void(int64_t count, int64_t bytes,
 
 // Updates all variables. The result does not depend on the threads, and on the other variables only
 // where the rule sums over all of them.
+//
+// Rows that a gradient lacks are updated as for a gradient of zero, to the last bit; with `lazy` they
+// are neither read nor written, which takes a kernel by row or one of one pass without state.
 void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& variables,
-         const ParallelFor& parallel_for);
+         bool lazy, const ParallelFor& parallel_for);
 
 // Sums of squares of arrays, each in an order that depends on its size alone.
 void SquaredNorms(const Table& table, const std::vector<Array>& arrays,

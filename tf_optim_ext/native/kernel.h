@@ -39,6 +39,7 @@ struct Kernel {
   int variable_scalars;
   int optimizer_scalars;
   bool uses_size;  // the scalars depend on the number of elements
+  bool by_row;     // every row of a variable is treated as a variable of its own
   int passes;
   const Pass* pass;
   // Computes the new values of the state that is numbers, those of the variable first. Null if the

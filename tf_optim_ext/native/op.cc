@@ -1,7 +1,6 @@
-// The TensorFlow ops: they check everything they are handed, lock the variables and call the driver.
+// The op of a step: it checks everything it is handed, locks the variables and calls the driver.
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -9,14 +8,16 @@
 #include <thread>
 #include <vector>
 
-#include "driver.h"
+#include "op_common.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"
 
 namespace tf_optim_ext {
+
+std::atomic<const Table*> table_in_use{nullptr};
+
 namespace {
 
 namespace errors = tensorflow::errors;
@@ -26,25 +27,6 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::Var;
-
-// The instruction set in use; Python chooses it when it loads the library.
-std::atomic<const Table*> table_in_use{nullptr};
-
-bool FormatOf(tensorflow::DataType dtype, Format* format) {
-  if (dtype == tensorflow::DT_FLOAT) return *format = kFloat32, true;
-  if (dtype == tensorflow::DT_BFLOAT16) return *format = kBFloat16, true;
-  if (dtype == tensorflow::DT_HALF) return *format = kFloat16, true;
-  return false;
-}
-
-ParallelFor TensorFlowThreads(OpKernelContext* context) {
-  auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
-  return [workers](int64_t count, int64_t bytes, const std::function<void(int64_t, int64_t)>& run) {
-    // About 10 bytes per cycle and core; small work stays on the calling thread.
-    if (count * bytes < 64 * 1024) return run(0, count);
-    workers->ParallelFor(count, std::max<int64_t>(1, bytes / 10), run);
-  };
-}
 
 // Locks variables, each once, in the order of their addresses.
 class Locks {
@@ -89,6 +71,13 @@ class StepOp : public OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("N", &count_));
     OP_REQUIRES_OK(context, context->GetAttr("M", &slot_count_));
     OP_REQUIRES_OK(context, context->GetAttr("S", &scalar_count_));
+    OP_REQUIRES_OK(context, context->GetAttr("by_rows", &by_rows_));
+    OP_REQUIRES_OK(context, context->GetAttr("lazy", &lazy_));
+    for (size_t k = 0; k < by_rows_.size(); ++k)
+      OP_REQUIRES(context,
+                  by_rows_[k] >= 0 && by_rows_[k] < count_ &&
+                      (k == 0 || by_rows_[k - 1] < by_rows_[k]),
+                  errors::InvalidArgument("`by_rows` must be increasing positions of variables."));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -99,8 +88,14 @@ class StepOp : public OpKernel {
     OP_REQUIRES(context, kernel != nullptr,
                 errors::NotFound("The native library has no kernel ", rule_,
                                  ". It was built for another version of tf_optim_ext."));
-    OP_REQUIRES(context, context->num_inputs() == 2 * count_ + slot_count_ + scalar_count_ + 4,
-                errors::InvalidArgument("Each of ", count_, " variables needs one gradient."));
+    const int indices = static_cast<int>(by_rows_.size());
+    OP_REQUIRES(context,
+                context->num_inputs() == 2 * count_ + slot_count_ + scalar_count_ + indices + 4,
+                errors::InvalidArgument("Each of ", count_, " variables needs one gradient, and ",
+                                        indices, " of them need indices."));
+    OP_REQUIRES(context,
+                !lazy_ || kernel->by_row || (kernel->passes == 1 && StateScalars(*kernel) == 0),
+                errors::InvalidArgument("The rule cannot update some rows without the others."));
     OP_REQUIRES(context, slot_count_ == count_ * kernel->slots,
                 errors::InvalidArgument("The rule has ", kernel->slots, " slots for each of ",
                                         count_, " variables, but ", slot_count_, " were given."));
@@ -120,17 +115,16 @@ class StepOp : public OpKernel {
     Locks locks(variables);
     OP_REQUIRES(context, !locks.repeated(),
                 errors::InvalidArgument("The same variable was given twice."));
-    OP_REQUIRES_OK(context, Check(context, variables));
+    OP_REQUIRES_OK(context, Check(context, *kernel, variables));
     for (Var* variable : variables)
       OP_REQUIRES_OK(context, MakeWritable(context, variable->tensor()));
     const std::vector<double*> state = StateOf(*kernel, variables);
+    std::vector<double> new_state(kernel->by_row ? 0 : state.size());
     const int width = StateScalars(*kernel);
-    for (int v = 0; v < count_; ++v)
-      for (int k = 0; k < width; ++k)
-        h[(v + 1) * static_cast<size_t>(Width(*kernel)) - width + k] = *state[v * width + k];
-    std::vector<double> new_state(state.size());
-    Update(context, *table, *kernel, variables, &h, new_state.data());
-    for (size_t i = 0; i < state.size(); ++i) *state[i] = new_state[i];
+    for (size_t i = 0; i < new_state.size(); ++i)
+      h[(i / width + 1) * Width(*kernel) - width + i % width] = *state[i];
+    Update(context, *table, *kernel, variables, state, &h, new_state.data());
+    for (size_t i = 0; i < new_state.size(); ++i) *state[i] = new_state[i];
   }
 
  private:
@@ -189,17 +183,12 @@ class StepOp : public OpKernel {
   }
 
   // Variable `v`, or slot number `v / count - 1` of variable `v % count`, or a number of the state.
-  absl::Status Check(OpKernelContext* context, const std::vector<Var*>& variables) const {
-    OpInputList gradients;
+  absl::Status Check(OpKernelContext* context, const Kernel& kernel,
+                     const std::vector<Var*>& variables) const {
+    OpInputList gradients, indices;
     TF_RETURN_IF_ERROR(context->input_list("gradients", &gradients));
+    TF_RETURN_IF_ERROR(context->input_list("indices", &indices));
     const size_t tensors = count_ + slot_count_;
-    for (size_t v = tensors; v < variables.size(); ++v) {
-      const Tensor& tensor = *variables[v]->tensor();
-      if (!variables[v]->is_initialized || !tensor.IsInitialized() ||
-          tensor.dtype() != tensorflow::DT_DOUBLE || tensor.NumElements() != 1)
-        return errors::InvalidArgument("Number ", v - tensors,
-                                       " of the state must be one initialized double.");
-    }
     for (size_t v = 0; v < tensors; ++v) {
       const bool is_slot = v >= static_cast<size_t>(count_);
       const char* what = is_slot ? "slot" : "variable";
@@ -216,12 +205,55 @@ class StepOp : public OpKernel {
         return errors::InvalidArgument("A slot of shape ", tensor.shape().DebugString(),
                                        " belongs to a variable of shape ",
                                        weights.shape().DebugString());
-      if (!is_slot && !gradients[v].shape().IsSameSize(tensor.shape()))
-        return errors::InvalidArgument("A gradient of shape ", gradients[v].shape().DebugString(),
-                                       " was given for variable number ", v, " of shape ",
-                                       tensor.shape().DebugString());
+      if (!is_slot) TF_RETURN_IF_ERROR(CheckGradient(v, tensor, gradients[v], indices));
+    }
+    for (size_t v = tensors; v < variables.size(); ++v) {
+      const Tensor& tensor = *variables[v]->tensor();
+      const int64_t size = kernel.by_row ? RowsOf(*variables[(v - tensors) % count_]->tensor()) : 1;
+      if (!variables[v]->is_initialized || !tensor.IsInitialized() ||
+          tensor.dtype() != tensorflow::DT_DOUBLE || tensor.NumElements() != size)
+        return errors::InvalidArgument("Number ", v - tensors, " of the state must be ", size,
+                                       " initialized double", size == 1 ? "." : "s.");
     }
     return absl::OkStatus();
+  }
+
+  absl::Status CheckGradient(int v, const Tensor& weights, const Tensor& gradient,
+                             const OpInputList& indices) const {
+    const int k = IndicesOf(v);
+    tensorflow::TensorShape expected = weights.shape();
+    if (k >= 0) {
+      if (expected.dims() == 0 || indices[k].dims() != 1)
+        return errors::InvalidArgument("The sparse gradient of variable number ", v,
+                                       " needs a vector of indices, and the variable rows.");
+      expected.set_dim(0, indices[k].NumElements());
+    }
+    if (!gradient.shape().IsSameSize(expected))
+      return errors::InvalidArgument("A gradient of shape ", gradient.shape().DebugString(),
+                                     " was given for variable number ", v, " of shape ",
+                                     weights.shape().DebugString());
+    if (k < 0) return absl::OkStatus();
+    const auto rows = indices[k].vec<int64_t>();
+    int64_t previous = -1;
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      if (rows(i) <= previous || rows(i) >= weights.dim_size(0))
+        return errors::InvalidArgument("The indices of the gradient of variable number ", v,
+                                       " must be increasing and in [0, ", weights.dim_size(0),
+                                       "). Received ", rows(i), " after ", previous);
+      previous = rows(i);
+    }
+    return absl::OkStatus();
+  }
+
+  // Which of the vectors of indices belongs to variable `v`; -1 if its gradient has all rows.
+  int IndicesOf(int v) const {
+    const auto found = std::lower_bound(by_rows_.begin(), by_rows_.end(), v);
+    if (found == by_rows_.end() || *found != v) return -1;
+    return static_cast<int>(found - by_rows_.begin());
+  }
+
+  static int64_t RowsOf(const Tensor& weights) {
+    return weights.dims() == 0 ? 1 : weights.dim_size(0);
   }
 
   // Where the numbers of the state are: for each variable its own, then those of the optimizer.
@@ -238,61 +270,42 @@ class StepOp : public OpKernel {
   }
 
   void Update(OpKernelContext* context, const Table& table, const Kernel& kernel,
-              const std::vector<Var*>& variables, std::vector<double>* h,
-              double* new_state) const {
-    OpInputList gradients;
+              const std::vector<Var*>& variables, const std::vector<double*>& state,
+              std::vector<double>* h, double* new_state) const {
+    OpInputList gradients, indices;
     OP_REQUIRES_OK(context, context->input_list("gradients", &gradients));
+    OP_REQUIRES_OK(context, context->input_list("indices", &indices));
+    std::vector<Rows> rows;
+    for (int k = 0; k < indices.size(); ++k)
+      rows.push_back({indices[k].flat<int64_t>().data(), indices[k].NumElements()});
     const int per_variable = 2 + kernel.slots;
     std::vector<Array> arrays(static_cast<size_t>(count_) * per_variable);
     std::vector<Variable> work;
     work.reserve(count_);
     for (int v = 0; v < count_; ++v) {
+      const Tensor& weights = *variables[v]->tensor();
       Array* row = &arrays[static_cast<size_t>(v) * per_variable];
-      row[0] = ArrayOf(*variables[v]->tensor());
+      row[0] = ArrayOf(weights);
       row[1] = ArrayOf(gradients[v]);
       for (int s = 0; s < kernel.slots; ++s)
         row[2 + s] = ArrayOf(*variables[static_cast<size_t>(s + 1) * count_ + v]->tensor());
-      work.push_back({variables[v]->tensor()->NumElements(), row,
-                      h->data() + static_cast<size_t>(v) * Width(kernel),
-                      new_state + static_cast<size_t>(v) * StateScalars(kernel)});
+      const int64_t size = weights.NumElements();
+      const int64_t width = size == 0 ? 0 : size / RowsOf(weights);
+      const int k = IndicesOf(v);
+      const size_t first = static_cast<size_t>(v) * StateScalars(kernel);
+      work.push_back({size, width, row, k < 0 ? nullptr : &rows[k],
+                      h->data() + static_cast<size_t>(v) * Width(kernel), new_state + first,
+                      state.data() + first});
     }
-    Run(table, kernel, work, TensorFlowThreads(context));
-  }
-
-  static Array ArrayOf(const Tensor& tensor) {
-    Array array{tensor.data(), kFloat32};
-    FormatOf(tensor.dtype(), &array.format);
-    return array;
+    Run(table, kernel, work, lazy_, TensorFlowThreads(context));
   }
 
   std::string rule_;
   int count_;
   int slot_count_;
   int scalar_count_;
-};
-
-class SquaredNormsOp : public OpKernel {
- public:
-  explicit SquaredNormsOp(OpKernelConstruction* context) : OpKernel(context) {}
-
-  void Compute(OpKernelContext* context) override {
-    const Table* table = table_in_use.load();
-    OP_REQUIRES(context, table != nullptr,
-                errors::FailedPrecondition("No instruction set was chosen for tf_optim_ext."));
-    OpInputList gradients;
-    OP_REQUIRES_OK(context, context->input_list("gradients", &gradients));
-    Tensor* norms;
-    OP_REQUIRES_OK(context, context->allocate_output(0, {gradients.size()}, &norms));
-    std::vector<Array> arrays;
-    std::vector<int64_t> sizes;
-    for (int i = 0; i < gradients.size(); ++i) {
-      Array array{gradients[i].data(), kFloat32};
-      FormatOf(gradients[i].dtype(), &array.format);
-      arrays.push_back(array);
-      sizes.push_back(gradients[i].NumElements());
-    }
-    SquaredNorms(*table, arrays, sizes, norms->flat<double>().data(), TensorFlowThreads(context));
-  }
+  std::vector<int> by_rows_;  // the variables whose gradient has some rows only
+  bool lazy_;
 };
 
 }  // namespace
@@ -302,6 +315,7 @@ REGISTER_OP("TfOptimExtStep")
     .Input("slots: M * resource")
     .Input("scalars: S * resource")
     .Input("gradients: T")
+    .Input("indices: R * int64")
     .Input("step: int64")
     .Input("learning_rate: L")
     .Input("gradient_scale: double")
@@ -309,9 +323,12 @@ REGISTER_OP("TfOptimExtStep")
     .Attr("N: int >= 1")
     .Attr("M: int >= 0")
     .Attr("S: int >= 0")
+    .Attr("R: int >= 0")
     .Attr("T: list({float, bfloat16, half}) >= 1")
     .Attr("L: {float, double}")
     .Attr("rule: string")
+    .Attr("by_rows: list(int) = []")
+    .Attr("lazy: bool = false")
     .SetIsStateful()
     .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
       int count;
@@ -324,19 +341,7 @@ REGISTER_OP("TfOptimExtStep")
     })
     .Doc("Updates variables and their slots in place by a compiled rule of tf_optim_ext.");
 
-REGISTER_OP("TfOptimExtSquaredNorms")
-    .Input("gradients: T")
-    .Output("norms: double")
-    .Attr("T: list({float, bfloat16, half}) >= 1")
-    .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
-      context->set_output(0, context->Vector(context->num_inputs()));
-      return absl::OkStatus();
-    })
-    .Doc("Sums of squares of tensors, each in an order that depends on its size alone.");
-
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device(tensorflow::DEVICE_CPU), StepOp);
-REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device(tensorflow::DEVICE_CPU),
-                        SquaredNormsOp);
 
 }  // namespace tf_optim_ext
 

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
+from tf_optim_ext.frame import squared
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import sqrt, square, where
+from tf_optim_ext.rule import sqrt, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -43,6 +44,7 @@ class Adagrad(Optimizer):
     """
 
     slots = ("accumulator",)
+    row_wise_slots = ("accumulator",)
     hyperparameters = {"initial_accumulator_value": "[0, inf)", "epsilon": "[0, inf)"}
 
     def __init__(self, learning_rate=0.001, initial_accumulator_value=0.1, epsilon=1e-7, **kwargs):
@@ -59,7 +61,7 @@ class Adagrad(Optimizer):
 
     @staticmethod
     def rule(w, g, s, h):
-        s.accumulator = s.accumulator + square(g)
-        squared = s.accumulator + h.epsilon
+        s.accumulator = s.accumulator + squared(g, h)
+        total = s.accumulator + h.epsilon
         # Both may be zero, and so is the gradient then.
-        return w - where(squared == 0, 0.0, h.learning_rate * g / sqrt(squared))
+        return w - where(total == 0, 0.0, h.learning_rate * g / sqrt(total))

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
+from tf_optim_ext.frame import squared
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, maximum, sqrt, square
+from tf_optim_ext.rule import lerp, maximum, sqrt
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -50,6 +51,7 @@ class Adam(Optimizer):
 
     slots = ("momentum", "velocity", "velocity_hat")
     separate_slots = ("velocity_hat",)
+    row_wise_slots = ("velocity", "velocity_hat")
     hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
     flags = ("amsgrad",)
 
@@ -69,7 +71,7 @@ class Adam(Optimizer):
     @staticmethod
     def rule(w, g, s, h):
         s.momentum = lerp(g, s.momentum, h.beta_1)
-        s.velocity = lerp(square(g), s.velocity, h.beta_2)
+        s.velocity = lerp(squared(g, h), s.velocity, h.beta_2)
         v = s.velocity
         if h.amsgrad:
             v = s.velocity_hat = maximum(s.velocity_hat, s.velocity)

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tf_optim_ext import sparse
 from tf_optim_ext.optimizer import Optimizer
 from tf_optim_ext.rule import norm
 
@@ -61,12 +62,26 @@ class ConditionalGradient(Optimizer):
         corner = g if h.ord == "nuclear" else g / (norm(g) + h.epsilon)
         return h.learning_rate * w - (1 - h.learning_rate) * h.lambda_ * corner
 
-    def _run(self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0):
+    def _check_options(self):
+        super()._check_options()
+        if self.ord == "nuclear" and self.sparse != "exact":
+            raise ValueError(
+                f"ConditionalGradient: `sparse={self.sparse!r}` is not possible: the nuclear norm "
+                "is of whole variables."
+            )
+
+    def _run(
+        self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0, lazy=False
+    ):
         if self.ord == "nuclear" and program is self._program():
+            gradients = [
+                sparse.dense(g, v) if isinstance(g, tf.IndexedSlices) else g
+                for g, v in zip(gradients, variables)
+            ]
             scales = tf.unstack(tf.broadcast_to(gradient_scale, [len(gradients)]))
             gradients = [self._corner(g, scale) for g, scale in zip(gradients, scales)]
             gradient_scale = 1.0
-        super()._run(program, variables, gradients, gradient_scale, learning_rate)
+        super()._run(program, variables, gradients, gradient_scale, learning_rate, lazy)
 
     def _hyperparameter_values(self, variables):
         values = super()._hyperparameter_values(variables)

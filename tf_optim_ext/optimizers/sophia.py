@@ -110,8 +110,10 @@ class Sophia(Optimizer):
         Hutchinson (Sophia-H): for a normally distributed vector `u`, the estimate is `u` times the
         product of the Hessian with `u`.
 
+        Under a distribution strategy, the mean of the replicas' estimates counts.
+
         Args:
-            estimates: list of dense tensors, or None where there is no estimate.
+            estimates: list of tensors, or None where there is no estimate.
             variables: list of as many variables. Default: those of `build`.
             scale: number the estimates are multiplied with.
 
@@ -124,6 +126,8 @@ class Sophia(Optimizer):
         scale = checks.number(type(self).__name__, "scale", scale, "[0, inf)")
         with tf.control_dependencies(late):
             self.build(variables)
+            scale = scale / tf.distribute.get_replica_context().num_replicas_in_sync
+            estimates = self._sum_over_replicas(estimates, present)
             averages = [self.get_slot(v, "hessian") for v in present]
             self._run(self.extra_programs()["hessian"], averages, estimates, scale)
 
