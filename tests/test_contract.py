@@ -56,7 +56,9 @@ class TestSlots:
                 assert slot.shape == (() if single else variable.shape)
                 assert slot.dtype == ("float64" if single else "float32")
                 assert any(slot is v for v in optimizer.variables)
-                assert np.any(np.asarray(slot) != 0)
+                # The first is set by `update_hessian`, the second by a reward of these data.
+                resting = (entry.name, name) in (("Sophia", "hessian"), ("COCOB", "reward"))
+                assert resting or np.any(np.asarray(slot) != 0)
 
     def test_keras_variable_and_the_variable_inside_are_the_same_key(self):
         optimizer, variables = ADAM.make(), make_variables("keras")
@@ -392,6 +394,12 @@ class TestApplyGradients:
         before = arrays(variables[1:2])
         optimizer.apply_gradients([(second[2], variables[2]), (second[0], variables[0])])
         assert same(arrays(variables[1:2]), before)
+        if entry.is_joint:  # then the other variables matter, in the first step
+            other, expected = entry.make(), make_variables()
+            other.apply_gradients(zip(first, expected))
+            other.apply_gradients([(second[i], expected[i]) for i in (0, 2)])
+            assert_close(variables, expected)
+            return
         other, expected = entry.make(), [make_variables()[i] for i in (0, 2)]
         other.apply_gradients(zip([first[0], first[2]], expected))
         other.apply_gradients(zip([second[0], second[2]], expected))
@@ -491,7 +499,7 @@ class TestSparse:
 
     @pytest.mark.parametrize("in_function", [False, True], ids=["eager", "function"])
     def test_equals_the_dense_update(self, entry, in_function):
-        optimizer, variables = entry.make(), make_variables("keras", self.SHAPES)
+        optimizer, variables = entry.make(sparse="exact"), make_variables("keras", self.SHAPES)
         other, expected = entry.make(), make_variables("keras", self.SHAPES)
 
         def step(values, positions):

@@ -164,7 +164,8 @@ def in_numpy(optimizer, weights, gradients):
 class TestFloat32:
     @pytest.mark.family("tensorflow", conftest.BEST)
     def test_every_step_equals_the_reference(self, entry, route):
-        shapes = SHAPES[-3:-1] if route.name == "xla" else SHAPES
+        # Fewer are compiled sooner; the gradient of one of them is not zero at first.
+        shapes = SHAPES[-4:-1] if route.name == "xla" else SHAPES
         optimizer, found = of_entry(entry, route, shapes)
         assert optimizer.route == route.expected
         wanted, of_tensorflow = (

@@ -137,7 +137,7 @@ ENTRIES = [
         ("momentum", "velocity", "previous_gradient"),
         None,
         {**_MOMENTS, "gamma": -0.1},
-        looseness={"w": 1.5, "velocity": 1.5},
+        looseness={"w": 2.0, "velocity": 1.5},
     ),
     Entry(
         tf_optim_ext.Grams,

@@ -35,6 +35,11 @@ def _cbrt(x):
     return tf.sign(x) * tf.pow(tf.abs(x), tf.constant(1.0 / 3.0, x.dtype))
 
 
+def _reduce_sum(x, **axes):
+    # On CPUs, XLA adds one by one, which takes more digits.
+    return tf.reduce_sum(tf.cast(x, tf.float64) if compat.inside_xla() else x, **axes)
+
+
 def _reduce_max(x, **axes):
     highest = tf.maximum(tf.reduce_max(x, **axes), 0.0)
     if not compat.inside_xla():
@@ -80,9 +85,9 @@ OPERATIONS = {
     "equal": tf.equal,
     "not_equal": tf.not_equal,
     "where": _where,
-    "reduce_sum": tf.reduce_sum,
+    "reduce_sum": _reduce_sum,
     "reduce_max": _reduce_max,
-    "global_sum": tf.reduce_sum,
+    "global_sum": _reduce_sum,
 }
 _PYTHON: dict[str, Callable] = {
     "add": lambda x, y: x + y,
@@ -203,7 +208,7 @@ class _Update:
 
     def sums(self, roots, known):
         """Sums over the elements of some nodes, as float64."""
-        return [tf.cast(tf.reduce_sum(x), tf.float64) for x in self._evaluate(roots, known)]
+        return [tf.cast(_reduce_sum(x), tf.float64) for x in self._evaluate(roots, known)]
 
     def run(self, known):
         """Assigns new values to the variable and its slots; returns those of all numbers."""

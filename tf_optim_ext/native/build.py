@@ -23,7 +23,7 @@ REPORT = "build.json"
 
 # Without errno and traps the compiler may vectorise sqrt; without -ffast-math infinities, NaN and
 # the order of additions stay as written.
-KERNEL_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+KERNEL_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 INSTRUCTION_SETS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
