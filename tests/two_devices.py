@@ -195,6 +195,71 @@ def sparse_and_checkpoint(strategy):
     assert common.same(other.get_weights(), single.get_weights())
 
 
+def sparse_of_all_kinds(strategy):
+    """Replicas whose gradients have different rows, with all that surrounds the rule."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(6, 2)).astype("float32")
+    indices = np.array([[1, 4, 1], [4, 0, 4]])
+    steps = [rng.normal(size=(2, 3, 2)).astype("float32") for _ in range(4)]
+    arguments = {"weight_decay": 0.1, "use_ema": True, "global_clipnorm": 0.5}
+    for kind, count, eagerly in (
+        ("exact", None, False),
+        ("lazy", None, False),
+        ("lazy", None, True),
+        ("lazy", 2, False),
+        ("catch_up", None, False),
+        ("catch_up", 2, False),
+    ):
+        what = f"{kind}, {count}, {eagerly}"
+        make = functools.partial(
+            tf_optim_ext.AdamW, 0.1, sparse=kind, gradient_accumulation_steps=count, **arguments
+        )
+        with strategy.scope():
+            variables, optimizer = [tf.Variable(table), tf.Variable([1.0])], make()
+            optimizer.build(variables)
+        expected, single = [tf.Variable(table), tf.Variable([1.0])], make()
+
+        def replica(i, v, optimizer=optimizer, variables=variables):
+            slices = tf.IndexedSlices(v, i, tf.constant([6, 2]))
+            optimizer.apply_gradients(zip([slices, tf.constant([0.5])], variables))
+
+        def run(i, v, replica=replica):
+            strategy.run(replica, args=(i, v))
+
+        run = run if eagerly else tf.function(run)
+        for values in steps:
+            run(
+                *(
+                    strategy.experimental_distribute_values_from_function(
+                        lambda context, x=x: tf.constant(x[context.replica_id_in_sync_group])
+                    )
+                    for x in (indices, values)
+                )
+            )
+            both = tf.IndexedSlices(values.reshape(6, 2), tf.constant(indices.reshape(6)))
+            single.apply_gradients(zip([both, tf.constant([1.0])], expected))
+        check_equal(strategy, variables, expected, what)
+        check_equal(strategy, optimizer.variables[2:], single.variables[2:], what)
+
+
+def sparse_in_fit(strategy):
+    ids = np.random.default_rng(0).integers(0, 20, size=(16, 3))
+
+    def trained(optimizer):
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((3,)), keras.layers.Embedding(20, 2), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        model.compile(optimizer, "mse")
+        model.fit(ids, np.ones((16, 3, 1)), batch_size=8, epochs=2, shuffle=False, verbose=0)
+        return model
+
+    for kind in ("exact", "lazy", "catch_up"):
+        with strategy.scope():
+            model = trained(tf_optim_ext.Adam(0.1, sparse=kind))
+        expected = trained(tf_optim_ext.Adam(0.1, sparse=kind))
+        check_equal(strategy, model.variables, expected.variables, kind)
+
+
 def copies(strategy):
     """The state of a copy is restored by its first step, in the replicas."""
     with strategy.scope():
@@ -239,6 +304,8 @@ CHECKS = {
     "fit": fit,
     "global norm": global_norm,
     "sparse gradients and checkpoints": sparse_and_checkpoint,
+    "sparse gradients of all kinds": sparse_of_all_kinds,
+    "sparse gradients in fit": sparse_in_fit,
     "copies": copies,
     "outside of a replica": outside_of_a_replica,
 }

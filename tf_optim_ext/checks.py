@@ -174,14 +174,17 @@ def gradient(value, variable):
     fits = isinstance(value, tf.Tensor) and value.shape == variable.shape
     if fits and value.dtype.is_floating:
         return value
-    if not sparse:
-        try:
-            value = tf.convert_to_tensor(compat.tensorflow_variable(value))
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"The gradient of {name_of(variable)!r} must be a tensor, `tf.IndexedSlices`, "
-                f"array or None. Received: {_short(value)} of type {type(value).__name__}"
-            ) from None
+    try:
+        value = (
+            _of_tensors(value)
+            if sparse
+            else tf.convert_to_tensor(compat.tensorflow_variable(value))
+        )
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"The gradient of {name_of(variable)!r} must be a tensor, `tf.IndexedSlices`, "
+            f"array or None. Received: {_short(value)} of type {type(value).__name__}"
+        ) from None
     if not value.dtype.is_floating:
         raise TypeError(
             f"The gradient of {name_of(variable)!r} must have a floating-point dtype. "
@@ -196,6 +199,15 @@ def gradient(value, variable):
             f"{tuple(variable.shape)}."
         )
     return value
+
+
+def _of_tensors(slices):
+    indices = tf.convert_to_tensor(slices.indices)
+    if indices.dtype not in (tf.int32, tf.int64):
+        if not indices.dtype.is_integer:
+            raise TypeError
+        indices = tf.cast(indices, tf.int64)
+    return tf.IndexedSlices(tf.convert_to_tensor(slices.values), indices, slices.dense_shape)
 
 
 def sparse_indices(slices, variable):

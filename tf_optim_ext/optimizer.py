@@ -9,10 +9,10 @@ import tensorflow as tf
 from tf_optim_ext import (
     arguments,
     checks,
-    compat,
     frame,
     native,
     programs,
+    replica,
     route,
     sparse,
     targets,
@@ -302,7 +302,7 @@ class Optimizer(Interface):
         # 5. Constraints and the average of the weights.
         for variable in variables:
             if variable.constraint is not None:
-                _assign(variable, variable.constraint(variable))
+                replica.assign(variable, variable.constraint(variable))
         if self.use_ema:
             self._update_average(gradients, variables)
 
@@ -411,15 +411,16 @@ class Optimizer(Interface):
         return factors
 
     def _scalars(self, variables, gradient_scale, rate):
-        count = self.gradient_accumulation_steps
-        finished = self._iterations.value // count if count else self._iterations.value
         rate = rate.value if isinstance(rate, tf.keras.Variable) else rate
         if not tf.is_tensor(rate):
             rate = float(rate)
         elif rate.dtype not in (tf.float32, tf.float64):
             rate = tf.cast(rate, tf.float32)
         values = self._hyperparameter_values(variables)
-        return Scalars(finished + 1, rate, gradient_scale, values)
+        return Scalars(self._finished_updates() + 1, rate, gradient_scale, values)
+
+    def _finished_updates(self):
+        return self._iterations.value // (self.gradient_accumulation_steps or 1)
 
     def _hyperparameter_values(self, variables):
         """Dict of everything a rule may find in `h` by name: numbers, or lists with one for each
@@ -451,9 +452,9 @@ class Optimizer(Interface):
         for gradient, variable in zip(gradients, variables):
             rows = self.get_slot(variable, "accumulated_rows")
             if isinstance(gradient, tf.IndexedSlices):
-                sparse.set_flags(rows.value, gradient)
+                sparse.set_flags(rows, gradient)
             else:
-                _assign(rows, tf.ones(rows.shape))
+                replica.assign(rows, tf.ones(rows.shape))
 
     def _accumulated(self, gradients, variables):
         """The sums of the gradients; by rows for variables whose gradient is, and may be so."""
@@ -461,11 +462,11 @@ class Optimizer(Interface):
         for gradient, variable in zip(gradients, variables):
             sums = self.get_slot(variable, "gradient_accumulator")
             if self.sparse == "exact" or not isinstance(gradient, tf.IndexedSlices):
-                found.append(_read(sums))
+                found.append(replica.read(sums))
             else:
                 rows = self.get_slot(variable, "accumulated_rows")
-                found.append(sparse.flagged(rows.value, sums.value))
-                _assign(rows, tf.zeros(rows.shape))
+                found.append(sparse.flagged(rows, sums))
+                replica.assign(rows, tf.zeros(rows.shape))
         return found
 
     def _update_average(self, gradients, variables):
@@ -476,20 +477,29 @@ class Optimizer(Interface):
             )
             if average is not None
         ]
-        values = [_read(v) for _, v in pairs]
-        if self.sparse == "lazy":
-            given = {self._var_key(v): g for g, v in zip(gradients, variables)}
+        averages = [average for average, _ in pairs]
+        given = {self._var_key(v): g for g, v in zip(gradients, variables)}
+        gradients = [given.get(self._var_key(v)) for _, v in pairs]
+
+        def of_all():
+            self._run(programs.average(), averages, [replica.read(v) for _, v in pairs])
+
+        def of_rows():
             values = [
-                sparse.rows_of(v.value, g) if isinstance(g, tf.IndexedSlices) else value
-                for value, (_, v) in zip(values, pairs)
-                for g in [given.get(self._var_key(v))]
+                sparse.rows_of(v, g) if isinstance(g, tf.IndexedSlices) else replica.read(v)
+                for g, (_, v) in zip(gradients, pairs)
             ]
-        self._run(programs.average(), [a for a, _ in pairs], values, lazy=True)
+            self._run(programs.average(), averages, values, lazy=True)
+
+        if self.sparse == "lazy" and any(isinstance(g, tf.IndexedSlices) for g in gradients):
+            _cond(tf.equal(self._finished_updates(), 0), of_all, of_rows)
+        else:
+            of_all()
         frequency = self.ema_overwrite_frequency
         if frequency:
             _cond(
                 tf.equal((self.iterations + 1) % frequency, 0),
-                lambda: [_assign(v, _read(average)) for average, v in pairs],
+                lambda: [replica.assign(v, replica.read(average)) for average, v in pairs],
                 lambda: None,
             )
 
@@ -588,19 +598,6 @@ class Optimizer(Interface):
 def _of_shape(gradient, variable):
     known = gradient.shape.is_fully_defined()
     return gradient if known else tf.ensure_shape(gradient, variable.shape)
-
-
-# In a replica, through the handle of this replica's own copy: the methods of a mirrored variable
-# would ask for a merge of the replicas, which a branch of `tf.cond` does not allow.
-def _read(variable):
-    variable = compat.tensorflow_variable(variable)
-    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-
-
-def _assign(variable, value):
-    variable = compat.tensorflow_variable(variable)
-    value = tf.ensure_shape(tf.cast(value, variable.dtype), variable.shape)
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
 def _cond(condition, then, otherwise):

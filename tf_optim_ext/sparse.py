@@ -6,7 +6,7 @@ fixed, they have a row for each of the variable, and the index of those without 
 
 import tensorflow as tf
 
-from tf_optim_ext import checks, compat, native, route, targets
+from tf_optim_ext import checks, compat, native, replica, route, targets
 
 
 def prepared(gradient, variable):
@@ -15,6 +15,7 @@ def prepared(gradient, variable):
     Raises:
         ValueError: an index is no row of the variable (when executing eagerly).
     """
+    gradient = _of_known_shape(gradient, variable)
     if compat.inside_xla():
         return _masked(gradient, variable.shape[0])
     if not route.why_not_native() and not targets.obstacle(compat.tensorflow_variable(variable)):
@@ -38,41 +39,41 @@ def dense(gradient, variable):
 
 def summed_over_replicas(context, gradient, variable):
     """The sum of the prepared gradients of all replicas, prepared."""
-    add = tf.distribute.ReduceOp.SUM
-    if not compat.inside_xla():
-        return prepared(context.all_reduce(add, gradient), variable)
-    present = tf.cast(gradient.indices >= 0, tf.float32)
-    values, count = context.all_reduce(add, [gradient.values, present])
-    return _where(count, values)
+    return prepared(context.all_reduce(tf.distribute.ReduceOp.SUM, gradient), variable)
 
 
 def set_flags(flags, gradient):
-    """Sets those elements of a `tf.Variable` to 1 whose row a prepared gradient has."""
+    """Sets those elements of a variable to 1 whose row a prepared gradient has."""
+    indices = gradient.indices
     if compat.inside_xla():
-        flags.assign(tf.where(gradient.indices >= 0, 1.0, flags))
+        replica.assign(flags, tf.where(indices >= 0, 1.0, replica.read(flags)))
     else:
-        tf.raw_ops.ResourceScatterUpdate(
-            resource=flags.handle,
-            indices=gradient.indices,
-            updates=tf.ones(tf.shape(gradient.indices), flags.dtype),
-        )
+        replica.assign_rows(flags, indices, tf.ones(tf.shape(indices)))
 
 
 def flagged(flags, variable):
-    """Those rows of a `tf.Variable` whose flag is set, as a prepared gradient."""
+    """Those rows of a variable whose flag is set, as a prepared gradient."""
+    flags = replica.read(flags)
     if compat.inside_xla():
-        return _where(flags, tf.convert_to_tensor(variable))
-    return rows_of(variable, tf.IndexedSlices(flags, tf.where(flags > 0)[:, 0]))
+        return _where(flags, replica.read(variable))
+    indices = tf.where(flags > 0)[:, 0]
+    return tf.IndexedSlices(replica.read_rows(variable, indices), indices)
 
 
 def rows_of(variable, gradient):
-    """Those rows of a `tf.Variable` that a prepared gradient has, in the same form."""
+    """Those rows of a variable that a prepared gradient has, in the same form."""
+    indices = gradient.indices
     if compat.inside_xla():
-        return tf.IndexedSlices(tf.convert_to_tensor(variable), gradient.indices)
-    rows = tf.raw_ops.ResourceGather(
-        resource=variable.handle, indices=gradient.indices, dtype=variable.dtype
-    )
-    return tf.IndexedSlices(rows, gradient.indices)
+        return tf.IndexedSlices(replica.read(variable), indices)
+    return tf.IndexedSlices(replica.read_rows(variable, indices), indices)
+
+
+def _of_known_shape(gradient, variable):
+    expected = tf.TensorShape([None, *variable.shape[1:]])
+    if gradient.values.shape[1:] == expected[1:]:
+        return gradient
+    values = tf.ensure_shape(gradient.values, expected)
+    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
 
 def _where(flags, values):

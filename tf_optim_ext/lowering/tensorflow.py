@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_optim_ext import compat, sparse
+from tf_optim_ext import compat, replica, sparse
 from tf_optim_ext.lowering import interpreter
 
 
@@ -150,7 +150,9 @@ def step(program, on, gradients, scalars, lazy=False):
             sparse.dense(g, v) if isinstance(g, tf.IndexedSlices) else g
             for g, v in zip(gradients, on.weights)
         ]
-    common = {name: _read(v) for name, v in zip(program.optimizer_scalars, on.optimizer_scalars)}
+    common = {
+        name: replica.read(v) for name, v in zip(program.optimizer_scalars, on.optimizer_scalars)
+    }
     updates = [
         _kind_of_update(gradient)(program, on, i, gradient, common)
         for i, gradient in enumerate(gradients)
@@ -161,7 +163,7 @@ def step(program, on, gradients, scalars, lazy=False):
         new = update.run(known[i])
     for name, variable in zip(program.optimizer_scalars, on.optimizer_scalars):
         if name in new:
-            _assign(variable, _to_float64(new[name]))
+            replica.assign(variable, _to_float64(new[name]))
 
 
 def _known(program, updates, scalars):
@@ -247,10 +249,10 @@ class _Update:
         return tf.ensure_shape(self._gradient, self.weight.shape)
 
     def _read(self, variable):
-        return _read(variable)
+        return replica.read(variable)
 
     def _assign(self, variable, value):
-        _assign(variable, tf.cast(value, variable.dtype))
+        replica.assign(variable, value)
 
     def _read_number(self, variable):
         number = self._read(variable)
@@ -274,16 +276,10 @@ class _RowsUpdate(_Update):
         return self._gradient.values
 
     def _read(self, variable):
-        return tf.raw_ops.ResourceGather(
-            resource=variable.handle, indices=self._gradient.indices, dtype=variable.dtype
-        )
+        return replica.read_rows(variable, self._gradient.indices)
 
     def _assign(self, variable, value):
-        tf.raw_ops.ResourceScatterUpdate(
-            resource=variable.handle,
-            indices=self._gradient.indices,
-            updates=tf.cast(value, variable.dtype),
-        )
+        replica.assign_rows(variable, self._gradient.indices, value)
 
 
 class _MaskedUpdate(_Update):
@@ -295,7 +291,7 @@ class _MaskedUpdate(_Update):
     def _assign(self, variable, value):
         value = tf.cast(value, variable.dtype)
         present = tf.reshape(self._gradient.indices >= 0, [-1] + [1] * (value.shape.rank - 1))
-        _assign(variable, tf.where(present, value, _read(variable)))
+        replica.assign(variable, tf.where(present, value, replica.read(variable)))
 
 
 def _tensor_operations(dtype, like, by_row):
@@ -325,16 +321,6 @@ def _tensor_operations(dtype, like, by_row):
         "reduce_sum": reduction("reduce_sum"),
         "reduce_max": reduction("reduce_max"),
     }
-
-
-# The variable of this replica is read and written through its handle: under a distribution strategy
-# the methods of a mirrored variable would ask for a merge of the replicas.
-def _read(variable):
-    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-
-
-def _assign(variable, value):
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
 def squared_norms(gradients):

@@ -1,0 +1,33 @@
+"""Variables of the replica that a step runs in, through their handles.
+
+The methods of a mirrored variable would ask for a merge of the replicas, which a branch of
+`tf.cond` does not allow. All functions take a `keras.Variable` or `tf.Variable`.
+"""
+
+import tensorflow as tf
+
+from tf_optim_ext import compat
+
+
+def read(variable):
+    variable = compat.tensorflow_variable(variable)
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
+def assign(variable, value):
+    variable = compat.tensorflow_variable(variable)
+    value = tf.ensure_shape(tf.cast(value, variable.dtype), variable.shape)
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+
+
+def read_rows(variable, indices):
+    variable = compat.tensorflow_variable(variable)
+    return tf.raw_ops.ResourceGather(
+        resource=variable.handle, indices=indices, dtype=variable.dtype
+    )
+
+
+def assign_rows(variable, indices, values):
+    variable = compat.tensorflow_variable(variable)
+    values = tf.cast(values, variable.dtype)
+    tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=indices, updates=values)
