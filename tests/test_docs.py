@@ -13,14 +13,21 @@ from tf_optim_ext.lowering import cpp
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+GUIDE = (ROOT / "docs" / "sparse-gradients.md").read_text()
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_readme_examples_run(number, tmp_path, monkeypatch):
+def blocks_of(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+BLOCKS = blocks_of(README)
+
+
+@pytest.mark.parametrize("block", [*BLOCKS, *blocks_of(GUIDE)], ids=lambda _: "")
+def test_examples_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # As a file: AutoGraph reads the source of what it transforms.
-    (tmp_path / "example.py").write_text(BLOCKS[number])
+    (tmp_path / "example.py").write_text(block)
     runpy.run_path("example.py")
 
 

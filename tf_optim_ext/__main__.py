@@ -1,11 +1,12 @@
 """`python -m tf_optim_ext` reports what is installed and in use."""
 
+import contextlib
 import platform
 
 import keras
 import tensorflow as tf
 
-from tf_optim_ext import native, optimizers, programs
+from tf_optim_ext import frame, native, optimizers, programs
 from tf_optim_ext.version import __version__
 
 HEADER = (
@@ -14,6 +15,7 @@ HEADER = (
     "Bytes of state per weight",
     "Single numbers",
     "Passes over memory",
+    "Sparse gradients",
     "Lowering",
 )
 
@@ -22,7 +24,7 @@ def rows():
     """The table of optimizers: one row for each state that an optimizer may have."""
     for cls in optimizers.ALL:
         seen = set()
-        for settings in programs.settings_of(cls):
+        for settings in _variants(cls):
             program = cls.program(**settings)
             state = (program.slots, program.passes, program.state_scalars)
             if state in seen:
@@ -38,14 +40,32 @@ def rows():
                 ", ".join(program.slots) or "none",
                 str(4 * len(program.slots)),
                 ", ".join(_numbers(program)) or "none",
-                str(program.passes),
+                str(1 if program.by_row else program.passes),
+                ", ".join(_sparse(cls, settings)),
                 "native" if native.has(program) else "TensorFlow",
             )
 
 
+def _variants(cls):
+    for settings in programs.settings_of(cls):
+        yield settings
+        if cls.row_wise_slots:
+            yield {**settings, "row_wise": True}
+
+
 def _numbers(program):
-    yield from (f"{name} of each variable" for name in program.variable_scalars)
+    what = "row" if program.by_row else "variable"
+    yield from (f"{name} of each {what}" for name in program.variable_scalars)
     yield from program.optimizer_scalars
+
+
+def _sparse(cls, settings):
+    yield "exact"
+    if cls.treats_rows_alone(**settings):
+        yield "lazy"
+        with contextlib.suppress(frame.Unsupported):
+            cls.program(**settings, catch_up=True)
+            yield "catch_up"
 
 
 def markdown():

@@ -170,7 +170,7 @@ class Optimizer(Interface):
             frame.Unsupported: the rule cannot have one of the options.
         """
         by_row = row_wise or catch_up
-        if by_row and not cls.program(**flags).treats_rows_alone:
+        if by_row and not cls.treats_rows_alone(**flags):
             option = "`row_wise`" if row_wise else '`sparse="catch_up"`'
             raise frame.Unsupported(f"{option} is not possible: {frame.NEEDS_ALL_ROWS}")
         if row_wise and not cls.row_wise_slots:
@@ -190,16 +190,23 @@ class Optimizer(Interface):
         )
 
     @classmethod
+    def treats_rows_alone(cls, **settings):
+        """Whether the update of a row depends on that row only, for a setting as of `program`."""
+        return cls.program(**settings).treats_rows_alone
+
+    @classmethod
     def extra_programs(cls):
         """Programs beside the rule that the native library should have: dict from a name."""
         return {}
 
     def _program(self):
-        flags = {
-            name: bool(getattr(self, name)) for name in (*self.flags, *frame.FLAGS, "row_wise")
-        }
-        flags["catch_up"] = self.sparse == "catch_up"
-        return self.program(**flags, **{name: getattr(self, name) for name in self.choices})
+        return self.program(**self._settings())
+
+    def _settings(self):
+        names = (*self.flags, *frame.FLAGS, "row_wise")
+        settings = {name: bool(getattr(self, name)) for name in names}
+        settings.update({name: getattr(self, name) for name in self.choices})
+        return {**settings, "catch_up": self.sparse == "catch_up"}
 
     def _check_options(self):
         for name in frame.FLAGS:
@@ -213,7 +220,7 @@ class Optimizer(Interface):
             program = self._program()
         except frame.Unsupported as error:
             raise ValueError(f"{type(self).__name__}: {error}.") from error
-        if self.sparse == "lazy" and not program.treats_rows_alone:
+        if self.sparse == "lazy" and not self.treats_rows_alone(**self._settings()):
             raise ValueError(
                 f'{type(self).__name__}: `sparse="lazy"` is not possible: {frame.NEEDS_ALL_ROWS}.'
             )

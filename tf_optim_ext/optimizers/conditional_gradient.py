@@ -62,13 +62,10 @@ class ConditionalGradient(Optimizer):
         corner = g if h.ord == "nuclear" else g / (norm(g) + h.epsilon)
         return h.learning_rate * w - (1 - h.learning_rate) * h.lambda_ * corner
 
-    def _check_options(self):
-        super()._check_options()
-        if self.ord == "nuclear" and self.sparse != "exact":
-            raise ValueError(
-                f"ConditionalGradient: `sparse={self.sparse!r}` is not possible: the nuclear norm "
-                "is of whole variables."
-            )
+    @classmethod
+    def treats_rows_alone(cls, **settings):
+        """See `Optimizer`."""
+        return settings.get("ord") != "nuclear" and super().treats_rows_alone(**settings)
 
     def _run(
         self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0, lazy=False
