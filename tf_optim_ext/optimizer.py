@@ -427,7 +427,8 @@ class Optimizer(Interface):
         return Scalars(self._finished_updates() + 1, rate, gradient_scale, values)
 
     def _finished_updates(self):
-        return self._iterations.value // (self.gradient_accumulation_steps or 1)
+        count = self.gradient_accumulation_steps
+        return self._iterations.value // count if count else self._iterations.value
 
     def _hyperparameter_values(self, variables):
         """Dict of everything a rule may find in `h` by name: numbers, or lists with one for each
