@@ -269,6 +269,21 @@ class TestOtherCalls:
         assert not np.array_equal(stranger, [1, 2]), "slots are created silently"
 
 
+class TestNoVariable:
+    def test_of_a_slot(self):
+        optimizer = tf_optim_ext.Adam(0.1)
+        with unchanged(optimizer), pytest.raises(TypeError, match=r"is needed\. Received: 'x'"):
+            optimizer.add_slot("x", "mine")
+
+    @pytest.mark.parametrize(
+        "method", ["exclude_from_weight_decay", "exclude_from_layer_adaptation"]
+    )
+    def test_exempted(self, method):
+        optimizer = tf_optim_ext.Lamb(0.1)
+        with pytest.raises(TypeError, match=r"is needed\. Received: 'kernel'"):
+            getattr(optimizer, method)(["kernel"])
+
+
 shapes = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=3)
 
 

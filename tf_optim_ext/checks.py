@@ -108,6 +108,15 @@ def pairs(grads_and_vars):
     return [g for g, _ in elements], [v for _, v in elements]
 
 
+def must_be_variable(value):
+    """Raises a `TypeError` for what is no variable."""
+    if not is_variable(value):
+        raise TypeError(
+            "A `keras.Variable` or `tf.Variable` is needed. "
+            f"Received: {_short(value)} of type {type(value).__name__}"
+        )
+
+
 def _short(value):
     text = repr(value)
     return text if len(text) <= 200 else text[:200] + "..."

@@ -25,6 +25,8 @@ class Exemptions:
             var_names = [var_names]
         for pattern in var_names:
             re.compile(pattern)
+        for variable in variables:
+            checks.must_be_variable(variable)
         exemptions = cls(var_names, [checks.name_of(v) for v in variables])
         exemptions._keys = {key(v) for v in variables}
         return exemptions

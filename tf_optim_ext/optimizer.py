@@ -544,6 +544,7 @@ class Optimizer(Interface):
                 its path (Keras 3) or name.
 
         Raises:
+            TypeError: `var_list` holds something that is no variable.
             ValueError: the optimizer is already built.
         """
         self._check_not_built("exclude_from_weight_decay")

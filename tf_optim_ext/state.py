@@ -135,8 +135,10 @@ class State(tf.keras.optimizers.Optimizer):
             The slot, a `keras.Variable`.
 
         Raises:
+            TypeError: `var` is no variable.
             ValueError: the initializer is unknown, or the shape of its value is not the slot's.
         """
+        checks.must_be_variable(var)
         key = self._var_key(var)
         existing = self._slots.get(slot_name, {}).get(key)
         if existing is not None:

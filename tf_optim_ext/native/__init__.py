@@ -4,6 +4,7 @@ The environment variable `TF_OPTIM_EXT_NATIVE` chooses the instruction set (`bas
 `avx512`) or none (`off`). By default the best one that the processor has is used.
 """
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -70,8 +71,11 @@ def _load():
             f"library built for TensorFlow {version}, this is {tf.__version__}; "
             "reinstall tf_optim_ext"
         )
+    path = HERE / LIBRARY
+    if path.exists() and path.stat().st_size != report.get("bytes"):
+        return None, f"{LIBRARY} is damaged; reinstall tf_optim_ext"
     try:
-        library = _Library(HERE / LIBRARY)
+        library = _Library(path)
     except (tf.errors.OpError, OSError, AttributeError) as error:
         return None, f"library does not load: {str(error).splitlines()[0]}"
     for instruction_set in [wanted] if wanted else BEST_FIRST:
@@ -138,20 +142,31 @@ def step(program, group, gradients, scalars, lazy=False):
     """
     by_rows = [i for i, g in enumerate(gradients) if isinstance(g, tf.IndexedSlices)]
     values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]
-    _library().ops.tf_optim_ext_step(
-        weights=group.weights,
-        slots=group.slots,
-        scalars=group.scalars,
-        gradients=_readable(values),
-        indices=[gradients[i].indices for i in by_rows],
-        step=scalars.step,
-        learning_rate=scalars.learning_rate,
-        gradient_scale=scalars.gradient_scale,
-        hyperparameters=scalars.rows(program),
-        rule=f"rule_{program.fingerprint}",
-        by_rows=by_rows,
-        lazy=lazy,
-    )
+    arguments = {
+        "weights": group.weights,
+        "slots": group.slots,
+        "scalars": group.scalars,
+        "gradients": _readable(values),
+        "indices": [gradients[i].indices for i in by_rows],
+        "step": scalars.step,
+        "learning_rate": scalars.learning_rate,
+        "gradient_scale": scalars.gradient_scale,
+        "hyperparameters": scalars.rows(program),
+    }
+    with _outside_of_clusters():
+        _library().ops.tf_optim_ext_step(
+            **arguments, rule=f"rule_{program.fingerprint}", by_rows=by_rows, lazy=lazy
+        )
+
+
+def _outside_of_clusters():
+    """Keeps ops out of what XLA compiles by itself (`TF_XLA_FLAGS=--tf_xla_auto_jit=2`).
+
+    XLA has kernels for them, which explain that there are none.
+    """
+    if tf.executing_eagerly():
+        return contextlib.nullcontext()
+    return tf.xla.experimental.jit_scope(compile_ops=False)
 
 
 def _readable(gradients):
@@ -173,15 +188,17 @@ def sum_rows(gradient, rows, name):
         tf.errors.InvalidArgumentError: an index is no row.
     """
     (values,) = _readable([gradient.values])
-    indices, sums = _library().ops.tf_optim_ext_sum_rows(
-        indices=gradient.indices, values=values, rows=rows, variable=name
-    )
+    with _outside_of_clusters():
+        indices, sums = _library().ops.tf_optim_ext_sum_rows(
+            indices=gradient.indices, values=values, rows=rows, variable=name
+        )
     return tf.IndexedSlices(sums, indices, gradient.dense_shape)
 
 
 def squared_norms(gradients):
     """Sums of squares of dense tensors: a float64 tensor with one element for each."""
-    return _library().ops.tf_optim_ext_squared_norms(gradients=_readable(gradients))
+    with _outside_of_clusters():
+        return _library().ops.tf_optim_ext_squared_norms(gradients=_readable(gradients))
 
 
 def stream(arrays_in_out, reads, threads=1):

@@ -134,6 +134,8 @@ def build_or_report(target):
     (target / LIBRARY).unlink(missing_ok=True)
     try:
         report = {"error": None, **build(target)}
+        # To load a file that was cut off would crash the process.
+        report["bytes"] = (target / LIBRARY).stat().st_size
     except BuildError as error:
         report = {"error": str(error)}
     (target / REPORT).write_text(json.dumps(report, indent=1) + "\n")

@@ -133,5 +133,9 @@ REGISTER_OP("TfOptimExtSumRows")
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device(tensorflow::DEVICE_CPU),
                         SquaredNormsOp);
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtSumRows").Device(tensorflow::DEVICE_CPU), SumRowsOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device("XLA_CPU_JIT"), InsideXlaOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device("XLA_GPU_JIT"), InsideXlaOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtSumRows").Device("XLA_CPU_JIT"), InsideXlaOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtSumRows").Device("XLA_GPU_JIT"), InsideXlaOp);
 
 }  // namespace tf_optim_ext

@@ -342,6 +342,8 @@ REGISTER_OP("TfOptimExtStep")
     .Doc("Updates variables and their slots in place by a compiled rule of tf_optim_ext.");
 
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device(tensorflow::DEVICE_CPU), StepOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device("XLA_CPU_JIT"), InsideXlaOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device("XLA_GPU_JIT"), InsideXlaOp);
 
 }  // namespace tf_optim_ext
 

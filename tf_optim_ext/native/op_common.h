@@ -35,6 +35,21 @@ inline ParallelFor TensorFlowThreads(tensorflow::OpKernelContext* context) {
   };
 }
 
+// What XLA finds when it compiles a function with a native op in it: no kernel, but an explanation.
+class InsideXlaOp : public tensorflow::OpKernel {
+ public:
+  explicit InsideXlaOp(tensorflow::OpKernelConstruction* context) : OpKernel(context) {}
+
+  void Compute(tensorflow::OpKernelContext* context) override {
+    context->SetStatus(tensorflow::errors::InvalidArgument(
+        "An optimizer's step that was traced outside of XLA cannot run inside: it is an op of the "
+        "native library of tf_optim_ext, which XLA does not compile. A step that is traced inside "
+        "of XLA consists of TensorFlow's own ops. So give `jit_compile=True` to the `tf.function` "
+        "that takes the step, do not call that function outside of XLA before, or trace it under "
+        "`tf_optim_ext.portable()`."));
+  }
+};
+
 }  // namespace tf_optim_ext
 
 #endif  // TF_OPTIM_EXT_NATIVE_OP_COMMON_H_
