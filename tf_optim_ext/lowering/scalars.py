@@ -29,7 +29,9 @@ class Scalars:
         """Hyperparameters of a program: float64, of shape [1 or variables, names]."""
         columns = [self.hyperparameters[name] for name in program.hyperparameters]
         count = max([1, *(len(c) for c in columns if isinstance(c, list))])
-        if any(tf.is_tensor(x) for c in columns for x in (c if isinstance(c, list) else [c])):
+        # Asking whether they are tensors would take longer than the step of a small model.
+        cells = [x for c in columns for x in (c if isinstance(c, list) else [c])]
+        if not all(isinstance(x, (float, int)) for x in cells):
             columns = [c if isinstance(c, list) else [c] * count for c in columns]
             cells = [c[i] for i in range(count) for c in columns]
             cells = [tf.cast(x, tf.float64) if tf.is_tensor(x) else np.float64(x) for x in cells]
