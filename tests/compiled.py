@@ -15,13 +15,13 @@ SOURCES = pathlib.Path(__file__).parent / "native"
 FORMATS = [np.dtype(d) for d in (np.float32, ml_dtypes.bfloat16, np.float16)]
 
 
-def compile_with_driver(folder, kernels, source, output, flags=()):
-    """Builds one of `SOURCES` with the driver and kernels.
+def compile_with_driver(folder, kernels, sources, output, flags=()):
+    """Builds some of `SOURCES` with the driver and kernels.
 
     Args:
         folder: where to.
         kernels: C++ source of the kernels.
-        source: name of the file in `SOURCES`.
+        sources: names of the files in `SOURCES`.
         output: name of the program or library to make.
         flags: more flags for it.
 
@@ -37,8 +37,9 @@ def compile_with_driver(folder, kernels, source, output, flags=()):
     commands, objects = build.compile_commands(compiler, folder / "kernels.cc", folder, None)
     # The driver's own flags, sanitizers among them.
     own = [*commands[0][: commands[0].index("-c")], *flags]
-    objects.append(str(folder / "own.o"))
-    commands.append([*own, "-c", str(SOURCES / source), "-o", objects[-1]])
+    for source in sources:
+        objects.append(str(folder / f"{source}.o"))
+        commands.append([*own, "-c", str(SOURCES / source), "-o", objects[-1]])
 
     def run(command):
         return subprocess.run(command, check=True, capture_output=True, text=True)
@@ -54,11 +55,11 @@ class Library:
 
     def __init__(self, folder, programs):
         kernels = cpp.emit([(f"program {i}", p) for i, p in enumerate(programs)])
-        path = compile_with_driver(folder, kernels, "library.cc", "library.so", ["-shared"])
+        path = compile_with_driver(folder, kernels, ["library.cc"], "library.so", ["-shared"])
         self._run = ctypes.CDLL(str(path)).run
 
     def has(self, instruction_set):
-        return self._run(instruction_set.encode(), b"", 0, None, None, None, None) != 1
+        return self._run(instruction_set.encode(), b"", 0, 0, None, None, None, None) != 1
 
     def run(self, instruction_set, program, arrays, scalars):
         """Runs a program in place.
@@ -67,7 +68,8 @@ class Library:
             instruction_set: name of one that `has` holds for.
             program: one of the programs.
             arrays: contiguous arrays: weights, gradient, slots.
-            scalars: dict of the values of `program.scalars`, without "size".
+            scalars: dict of the values of `program.scalars`, without "size"; the state of a program
+                by row as arrays with a number for each row.
 
         Returns:
             Dict of the new values of the state that is numbers.
@@ -76,16 +78,23 @@ class Library:
         assert all(a.flags.c_contiguous and a.shape == arrays[0].shape for a in arrays)
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         formats = (ctypes.c_int * len(arrays))(*(FORMATS.index(a.dtype) for a in arrays))
-        h = [float("nan") if name == "size" else scalars[name] for name in program.scalars]
-        state = (ctypes.c_double * len(program.state_scalars))()
+        shape = arrays[0].shape
+        rows = shape[0] if shape else 1
+        names = program.state_scalars
+        state = np.zeros((len(names), rows) if program.by_row else len(names))
+        h = {**scalars, "size": float("nan")}
+        if program.by_row:
+            for own, name in zip(state, names):
+                own[:], h[name] = h[name], float("nan")
         problem = self._run(
             instruction_set.encode(),
             cpp.kernel_name(program).encode(),
-            ctypes.c_int64(arrays[0].size),
+            ctypes.c_int64(rows),
+            ctypes.c_int64(arrays[0].size // max(rows, 1)),
             pointers,
             formats,
-            (ctypes.c_double * len(h))(*h),
-            state,
+            (ctypes.c_double * len(program.scalars))(*(h[name] for name in program.scalars)),
+            state.ctypes.data_as(ctypes.c_void_p),
         )
         assert problem == 0, problem
-        return dict(zip(program.state_scalars, state))
+        return dict(zip(names, state))

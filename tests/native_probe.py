@@ -54,7 +54,23 @@ def digest():
             optimizer.apply([tf.constant(g) for g in gs], variables)
         for array in (*variables, *optimizer.variables):
             found.update(np.asarray(array).tobytes())
+    for optimizer in (
+        tf_optim_ext.Lamb(0.01, global_clipnorm=1.0),
+        tf_optim_ext.LazyAdam(0.01),
+        tf_optim_ext.Adam(0.01, row_wise=True, sparse="catch_up", weight_decay=0.1),
+    ):
+        tables = [tf.Variable(w) for w in (weights[0], weights[2])]
+        for _ in range(2):
+            indices = rng.integers(0, 300, size=2000)
+            optimizer.apply([_sparse(rng, indices, table.shape) for table in tables], tables)
+        for array in (*tables, *optimizer.variables):
+            found.update(np.asarray(array).tobytes())
     return found.hexdigest()
+
+
+def _sparse(rng, indices, shape):
+    values = rng.normal(size=(len(indices), shape[1])).astype(np.float32)
+    return tf.IndexedSlices(tf.constant(values), tf.constant(indices), shape)
 
 
 def digests():
@@ -144,6 +160,7 @@ def broken():
         "no library": None,
         "library cut off": library[:40],
         "text for a library": b"not a library",
+        "zeros for a library": bytes(len(library)),
         "folder for a library": "folder",
     }.items():
         native.HERE = folder / name

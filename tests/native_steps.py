@@ -9,9 +9,11 @@ from tf_optim_ext import native, programs, targets
 from tf_optim_ext.lowering.scalars import Scalars
 
 FORMATS = (np.float32, ml_dtypes.bfloat16, np.float16)
-PROGRAMS = {program.fingerprint: (title, program) for title, program in programs.all_programs()}
+# Each under the first of its titles.
+ALL = {p.fingerprint: (title, p) for title, p in reversed(programs.all_programs())}
+ALL = dict(reversed(ALL.values()))
 # Without those whose result for one variable is meant to depend on the others.
-PROGRAMS = {title: p for title, p in PROGRAMS.values() if not p.is_joint}
+PROGRAMS = {title: p for title, p in ALL.items() if not p.is_joint}
 SGD = tf_optim_ext.SGD.program(nesterov=False, has_momentum=False)
 
 
@@ -31,21 +33,27 @@ def run(program, arrays, h=None):
         h: a `Scalars`; default: `numbers(program)`.
 
     Returns:
-        For each variable, a dict of the new "w" and slots.
+        For each variable, a dict of the new "w", slots and numbers.
     """
     variables = [{k: tf.Variable(a) for k, a in own.items() if k != "g"} for own in arrays]
-    numbers_of_state = [
-        tf.Variable(0.625, dtype=tf.float64) for _ in program.variable_scalars for _ in variables
+    rows = [np.shape(own["w"])[:1] if program.by_row else () for own in arrays]
+    numbers_of_variables = [
+        [tf.Variable(tf.fill(shape, tf.constant(0.625, tf.float64))) for shape in rows]
+        for _ in program.variable_scalars
     ]
+    numbers_of_all = [tf.Variable(0.625, dtype=tf.float64) for _ in program.optimizer_scalars]
     group = targets.Group(
         "",
         list(range(len(variables))),
         [own["w"].handle for own in variables],
         [own[slot].handle for slot in program.slots for own in variables],
-        [variable.handle for variable in numbers_of_state],
+        [v.handle for own in (*numbers_of_variables, numbers_of_all) for v in own],
     )
     gradients = [tf.constant(own["g"]) for own in arrays]
     native.step(program, group, gradients, h or numbers(program))
+    for i, own in enumerate(variables):
+        own.update({n: v[i] for n, v in zip(program.variable_scalars, numbers_of_variables)})
+        own.update(zip(program.optimizer_scalars, numbers_of_all))
     return [{k: v.numpy() for k, v in own.items()} for own in variables]
 
 

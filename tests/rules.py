@@ -222,6 +222,26 @@ def _awkward_names_numpy(w, g, s, h):
     return w, {"i": i, "n": n, "double": np.minimum(g, 0.5), "sign": sgn}
 
 
+def _rows(w, g, s, h):
+    s.v = lerp(reduce_mean(square(g)), s.v, h.beta_2)
+    s.largest = maximum(s.largest, reduce_max(absolute(g)))
+    s.m = lerp(g, s.m, h.beta_1)
+    scale = sqrt(s.v) + s.largest / sqrt(h.step)
+    return w - h.learning_rate * s.m / (scale + h.epsilon) * sqrt(reduce_mean(square(w)))
+
+
+def _rows_numpy(w, g, s, h):
+    """Two numbers of each row: its average of mean squares, and its largest element so far."""
+    axes = tuple(range(1, g.ndim))
+    v = h["beta_2"] * s["v"] + (1 - h["beta_2"]) * np.mean(g**2, axis=axes)
+    largest = np.maximum(s["largest"], np.max(np.abs(g), axis=axes))
+    m = h["beta_1"] * s["m"] + (1 - h["beta_1"]) * g
+    scale = np.sqrt(v) + largest / np.sqrt(h["step"]) + h["epsilon"]
+    factor = h["learning_rate"] / scale * np.sqrt(np.mean(w**2, axis=axes))
+    w = w - factor.reshape(-1, *(1,) * len(axes)) * m
+    return w, {"m": m, "v": v, "largest": largest}
+
+
 _BETAS = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3, "decay": 0.1}
 
 # The tolerances are about three times what the worst lowering needs: some operations in each of
@@ -265,6 +285,10 @@ CASES = {
         40,
     ),
 }
+
+BY_ROW = Case(_rows, _rows_numpy, ("m",), {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.01}, 2, 40)
+NUMBERS_BY_ROW = ("v", "largest")
+"""The numbers of each row that `BY_ROW` keeps, which start at zero as well."""
 
 
 # Every operation, of two tensors `x` and `y`, with what NumPy computes.

@@ -16,6 +16,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_steps import (
+    ALL,
     FORMATS,
     PROGRAMS,
     SGD,
@@ -30,24 +31,31 @@ import tf_optim_ext
 from tf_optim_ext import native, programs
 from tf_optim_ext.lowering.scalars import Scalars
 
-_SOME = ("average", "accumulate", "SGD(", "AdamW(", "Lamb(", "NovoGrad(", "Adan(", "COCOB(")
+_SOME = (
+    "average",
+    "accumulate",
+    "SGD(nesterov=True, has_momentum=True, cautious=False, cautious_weight_decay=True",
+    "Adam(amsgrad=True, cautious=True, cautious_weight_decay=True",
+    "Adam(amsgrad=True, cautious=False, cautious_weight_decay=False, row_wise=True",
+    "Adagrad(row_wise=False, catch_up=True",
+    "Lamb(cautious=False",
+    "NovoGrad(grad_averaging=True, amsgrad=True",
+    "Adan(cautious=True",
+    "COCOB(",
+    "Prodigy(cautious=True",
+)
 
 
 def by_title(titles):
     """Parametrises by titles; most are among the long tests."""
-    some = [min((t for t in titles if t.startswith(s)), key=len, default=None) for s in _SOME]
+    some = [next((t for t in titles if t.startswith(s)), None) for s in _SOME]
     return pytest.mark.parametrize(
         "title", [t if t in some else pytest.param(t, marks=pytest.mark.long) for t in titles]
     )
 
 
-# Compilers may fuse the selection of what decays differently in the rest of a loop. Segments begin
-# at fixed places, so no result depends on that; but where a variable is cut does.
-ELEMENTWISE = [
-    title
-    for title, program in PROGRAMS.items()
-    if program.passes == 1 and "cautious_weight_decay=True" not in title
-]
+# They act on each element alone, or on each row: a flat array consists of rows of one element.
+ELEMENTWISE = [title for title, program in PROGRAMS.items() if program.treats_rows_alone]
 
 properties = settings(
     max_examples=15,
@@ -90,7 +98,8 @@ class TestGrouping:
         @properties
         @given(sizes, st.randoms(use_true_random=False), st.integers(0, 2**32))
         def check(sizes, random, seed):
-            arrays = [random_arrays(program, n, [seed, i], FORMATS) for i, n in enumerate(sizes)]
+            shapes = [(n // 3, 3) if program.by_row else n for n in sizes]
+            arrays = [random_arrays(program, s, [seed, i], FORMATS) for i, s in enumerate(shapes)]
             together = run(program, arrays)
             order = list(range(len(arrays)))
             random.shuffle(order)
@@ -125,10 +134,38 @@ class TestGrouping:
     @by_title(ELEMENTWISE)
     def test_rank_does_not_matter(self, instruction_set, title):
         program = PROGRAMS[title]
-        arrays = random_arrays(program, 24, 0, FORMATS)
-        (flat,) = run(program, [arrays])
-        (cube,) = run(program, [{name: a.reshape(2, 3, 4) for name, a in arrays.items()}])
-        assert_same_bits({name: a.reshape(-1) for name, a in cube.items()}, flat)
+        arrays = random_arrays(program, (2, 12), 0, FORMATS)
+        (matrix,) = run(program, [arrays])
+        for shape in ((2, 3, 4), (2, 12, 1), (24,)):
+            if shape == (24,) and program.by_row:
+                continue  # these are other rows
+            (other,) = run(program, [{name: a.reshape(shape) for name, a in arrays.items()}])
+            assert other["w"].shape == shape
+            assert_same_bits({k: np.reshape(a, matrix[k].shape) for k, a in other.items()}, matrix)
+
+    @by_title(ALL)
+    def test_every_instruction_set(self, native_only, title):
+        if len(conftest.POSSIBLE) < 2:
+            pytest.skip("this processor has one instruction set only")
+        program = ALL[title]
+        shapes = [(257,), (129, 130), (40_000,), (3, 5, 7), (1,), (0, 3)]
+        # All float32, and all formats.
+        arrays = [
+            random_arrays(program, shape, [i, len(formats)], formats)
+            for formats in (FORMATS[:1], FORMATS)
+            for i, shape in enumerate(shapes)
+        ]
+        results = {}
+        initial = native.instruction_set()
+        try:
+            for name in conftest.POSSIBLE:
+                native.use(name)
+                results[name] = run(program, arrays)
+        finally:
+            native.use(initial)
+        for name in conftest.POSSIBLE[1:]:
+            for actual, expected in zip(results[name], results["baseline"], strict=True):
+                assert_same_bits(actual, expected)
 
     def test_squared_norms(self, instruction_set):
         rng = np.random.default_rng(2)
@@ -202,6 +239,7 @@ class TestOtherProcesses:
         here = native_probe.digests()
         native.use(initial)
         assert one == five == here
+        assert len(set(here.values())) == 1, "instruction sets differ"
 
     def test_a_step_allocates_no_second_variable(self, probes, native_only):
         if "avx2" not in conftest.POSSIBLE:
@@ -239,9 +277,10 @@ class TestOtherProcesses:
         version = tf.__version__
         assert found.pop("good") is None
         assert found.pop("another patch") is None
-        for name in list(found):
-            if "library" in name and name != "no report":
-                assert found.pop(name).startswith("library does not load: ")
+        for name in ("no library", "zeros for a library"):
+            assert found.pop(name).startswith("library does not load: ")
+        for name in ("library cut off", "text for a library", "folder for a library"):
+            assert found.pop(name) == "libtf_optim_ext.so is damaged; reinstall tf_optim_ext"
         damaged = "build.json is damaged; reinstall tf_optim_ext"
         assert found == {
             "no report": "library not built: run `python -m tf_optim_ext.native`",

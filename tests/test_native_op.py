@@ -17,7 +17,7 @@ from native_steps import (
 )
 
 import tf_optim_ext
-from tf_optim_ext import native, programs
+from tf_optim_ext import native, programs, targets
 from tf_optim_ext.lowering.scalars import Scalars
 
 # -------------------------------------------------------------------------------- the op, misused
@@ -31,15 +31,16 @@ class Op:
     """Arguments of the op, to be spoilt; `kept` are the variables that must not change."""
 
     PROGRAM = tf_optim_ext.Adam.program(amsgrad=False)
+    SHAPES = ((3,), (2, 2))
 
     def __init__(self):
-        shapes = [(3,), (2, 2)]
+        shapes = self.SHAPES
         self.weights = [tf.Variable(tf.fill(s, 1.5)) for s in shapes]
         self.slots = [tf.Variable(tf.fill(s, 0.25)) for _ in self.PROGRAM.slots for s in shapes]
-        count = len(self.PROGRAM.variable_scalars) * len(shapes) + len(
-            self.PROGRAM.optimizer_scalars
-        )
-        self.scalars = [tf.Variable(0.5, dtype=tf.float64) for _ in range(count)]
+        own = [s[:1] if self.PROGRAM.by_row else () for s in shapes]
+        numbers = own * len(self.PROGRAM.variable_scalars)
+        numbers += [()] * len(self.PROGRAM.optimizer_scalars)
+        self.scalars = [tf.Variable(np.full(shape, 0.5)) for shape in numbers]
         # Ops whose handles have gone would be a test of something else.
         self.kept = [*self.weights, *self.slots, *self.scalars]
         self.arguments = {
@@ -47,6 +48,7 @@ class Op:
             "slots": [v.handle for v in self.slots],
             "scalars": [v.handle for v in self.scalars],
             "gradients": [tf.ones(s) for s in shapes],
+            "indices": [],
             "step": 1,
             "learning_rate": 0.1,
             "gradient_scale": 1.0,
@@ -208,8 +210,105 @@ BAD_NUMBERS = {
 }
 
 
+class OpByRows(Op):
+    """Likewise, where the first of two variables has a gradient of rows 1 and 4 only."""
+
+    SHAPES = ((5, 3), (2, 2))
+    LAZY = False
+
+    def __init__(self):
+        super().__init__()
+        self.arguments.update(
+            gradients=[tf.ones([2, 3]), tf.ones([2, 2])],
+            indices=[tf.constant([1, 4], tf.int64)],
+            by_rows=[0],
+            lazy=self.LAZY,
+        )
+
+
+class LazyOp(OpByRows):
+    LAZY = True
+
+
+class OpOfRows(LazyOp):
+    """And of a rule that keeps a number for each row."""
+
+    PROGRAM = tf_optim_ext.Adagrad.program(row_wise=True)
+
+
+def indices(*values):
+    return put("indices", lambda: tf.constant(values, tf.int64), 0)
+
+
+BAD_ROWS = {
+    "unsorted indices": indices(4, 1),
+    "a repeated index": indices(1, 1),
+    "a negative index": indices(-1, 4),
+    "an index one too large": indices(1, 5),
+    "an index far too large": indices(1, 2**62),
+    "an index far too small": indices(-(2**63), 1),
+    "an index too few": indices(1),
+    "an index too many": indices(0, 1, 4),
+    "no index": indices(),
+    "a matrix of indices": put("indices", lambda: tf.constant([[1, 4]], tf.int64), 0),
+    "a number for indices": put("indices", lambda: tf.constant(1, tf.int64), 0),
+    "int32 indices": put("indices", lambda: tf.constant([1, 4], tf.int32), 0),
+    "float indices": put("indices", lambda: tf.constant([1.0, 4.0]), 0),
+    "None for indices": put("indices", None, 0),
+    "no indices": put("indices", []),
+    "indices twice": repeat("indices"),
+    "a row of values too few": put("gradients", lambda: tf.ones([1, 3]), 0),
+    "a row of values too many": put("gradients", lambda: tf.ones([3, 3]), 0),
+    "narrower values": put("gradients", lambda: tf.ones([2, 2]), 0),
+    "wider values": put("gradients", lambda: tf.ones([2, 4]), 0),
+    "a vector of values": put("gradients", lambda: tf.ones([6]), 0),
+    "a cube of values": put("gradients", lambda: tf.ones([2, 3, 1]), 0),
+    "values that would broadcast": put("gradients", lambda: tf.ones([2, 1]), 0),
+    "a dense gradient with indices": put("gradients", lambda: tf.ones([5, 3]), 0),
+    "float64 values": put("gradients", lambda: tf.ones([2, 3], tf.float64), 0),
+    "a position that is no variable": put("by_rows", [2]),
+    "a negative position": put("by_rows", [-1]),
+    "a huge position": put("by_rows", [2**31 - 1]),
+    "a position of a dense gradient": put("by_rows", [1]),
+    "no position": put("by_rows", []),
+    "two positions": put("by_rows", [0, 1]),
+    "repeated positions": lambda op: op.arguments.update(
+        by_rows=[0, 0], indices=op.arguments["indices"] * 2
+    ),
+    "unsorted positions": lambda op: op.arguments.update(
+        by_rows=[1, 0], indices=op.arguments["indices"] * 2
+    ),
+}
+BAD_NUMBERS_OF_ROWS = {
+    "a number too few": put("scalars", lambda: handle_of(tf.ones(4, tf.float64)), 0),
+    "a number too many": put("scalars", lambda: handle_of(tf.ones(6, tf.float64)), 0),
+    "one number for all rows": put("scalars", lambda: handle_of(tf.ones([], tf.float64)), 0),
+    "no numbers": put("scalars", lambda: handle_of(tf.ones(0, tf.float64)), 0),
+    "float32 numbers": put("scalars", lambda: handle_of(tf.ones(5)), 0),
+    "numbers of another variable": lambda op: op.arguments["scalars"].reverse(),
+    "numbers of one variable only": drop("scalars"),
+    "numbers twice": copy_to("scalars", 1, "scalars", 0),
+    "numbers without a value": put("scalars", _uninitialized, 0),
+}
+
+
+def assert_refused(op, graph):
+    """The op raises, changes nothing, and leaves nothing locked."""
+    before = op.values()
+    # TensorFlow itself has an assertion for tensors of a wrong dtype in graphs.
+    with pytest.raises((ValueError, TypeError, AssertionError, tf.errors.OpError)) as error:
+        tf.function(op.run, autograph=False)() if graph else op.run()
+    assert str(error.value)
+    for old, new in zip(before, op.values(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    for variable in op.kept:
+        variable.assign_add(tf.ones_like(variable))
+
+
 @pytest.mark.usefixtures("native_only")
 class TestOp:
+    """The op refuses what would crash it; Python code that calls it checks some of this again."""
+
     @pytest.mark.parametrize("name", BAD_NUMBERS)
     def test_bad_numbers_change_nothing(self, name):
         op = OpWithNumbers()
@@ -220,8 +319,6 @@ class TestOp:
             op.run()
         for a, b in zip(op.values(), before, strict=True):
             np.testing.assert_array_equal(a, b)
-
-    """The op refuses what would crash it; Python code that calls it checks some of this again."""
 
     def test_the_arguments_are_good_until_spoilt(self):
         op = Op()
@@ -235,18 +332,8 @@ class TestOp:
     def test_bad_arguments_change_nothing(self, name, graph):
         op = Op()
         BAD[name](op)
-        before = op.values()
-        # TensorFlow itself has an assertion for tensors of a wrong dtype in graphs.
-        with pytest.raises((ValueError, TypeError, AssertionError, tf.errors.OpError)) as error:
-            tf.function(op.run, autograph=False)() if graph else op.run()
-        assert str(error.value)
-        for old, new in zip(before, op.values()):
-            np.testing.assert_array_equal(old, new)
-        # Nothing stays locked.
-        another = Op()
-        another.run()
-        for variable in op.kept:
-            variable.assign_add(tf.ones_like(variable))
+        assert_refused(op, graph)
+        Op().run()
 
     @pytest.mark.parametrize(
         ("name", "message"),
@@ -340,6 +427,189 @@ class TestOp:
         np.testing.assert_array_equal(norms(tf.ones(3), tf.ones([2, 2])), [3, 4])
 
 
+@pytest.mark.usefixtures("native_only")
+class TestOpByRows:
+    @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+    @pytest.mark.parametrize("kind", [OpByRows, LazyOp, OpOfRows])
+    def test_the_arguments_are_good_until_spoilt(self, kind, graph):
+        op = kind()
+        before = op.values()
+        tf.function(op.run, autograph=False)() if graph else op.run()
+        for old, new in zip(before, op.values(), strict=True):
+            changed = np.any((old != new).reshape(len(old), -1), axis=1)
+            # Rows without gradient are left alone, or what their slots hold moves them.
+            rows = [False, True, False, False, True] if kind.LAZY and len(old) == 5 else True
+            np.testing.assert_array_equal(changed, np.broadcast_to(rows, changed.shape))
+
+    @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+    @pytest.mark.parametrize("kind", [OpByRows, LazyOp, OpOfRows])
+    @pytest.mark.parametrize("name", BAD_ROWS)
+    def test_bad_rows_change_nothing(self, name, kind, graph):
+        op = kind()
+        BAD_ROWS[name](op)
+        assert_refused(op, graph)
+
+    @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+    @pytest.mark.parametrize("name", BAD_NUMBERS_OF_ROWS)
+    def test_bad_numbers_of_rows_change_nothing(self, name, graph):
+        op = OpOfRows()
+        BAD_NUMBERS_OF_ROWS[name](op)
+        assert_refused(op, graph)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        {
+            "unsorted indices": r"variable number 0 must be increasing and in \[0, 5\).* 1 after 4",
+            "a repeated index": "Received 1 after 1",
+            "a negative index": "Received -1 after -1",
+            "an index one too large": "Received 5 after 1",
+            "an index too few": r"gradient of shape \[2,3\] was given for variable number 0",
+            "a matrix of indices": "variable number 0 needs a vector of indices",
+            "no indices": "1 of them need indices",
+            "a negative position": "`by_rows` must be increasing positions of variables",
+            "repeated positions": "`by_rows` must be increasing positions of variables",
+        }.items(),
+    )
+    def test_messages(self, name, message):
+        op = OpByRows()
+        BAD_ROWS[name](op)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            op.run()
+
+    def test_rows_of_a_scalar(self):
+        op = OpByRows()
+        scalar = tf.Variable(1.0)
+        slots = [tf.Variable(0.0) for _ in op.PROGRAM.slots]
+        op.arguments.update(
+            weights=[scalar.handle],
+            slots=[slot.handle for slot in slots],
+            gradients=[tf.ones([1])],
+            indices=[tf.constant([0], tf.int64)],
+        )
+        with pytest.raises(tf.errors.InvalidArgumentError, match="and the variable rows"):
+            op.run()
+        assert float(scalar) == 1.0
+
+    @pytest.mark.parametrize(
+        "program",
+        [
+            tf_optim_ext.Lamb.program(),
+            tf_optim_ext.Nadam.program(),
+            tf_optim_ext.Adam.program(amsgrad=False, cautious=True),
+        ],
+        ids=["two passes", "a number for all", "a mean over the variable"],
+    )
+    def test_lazy_steps_of_a_rule_over_whole_variables(self, program):
+        class OfAll(OpByRows):
+            PROGRAM = program
+
+        op = OfAll()
+        op.arguments["lazy"] = True
+        before = op.values()
+        with pytest.raises(tf.errors.InvalidArgumentError, match="some rows without the others"):
+            op.run()
+        for old, new in zip(before, op.values(), strict=True):
+            np.testing.assert_array_equal(old, new)
+        op.arguments["lazy"] = False
+        op.run()
+        assert np.all(op.values()[0] != before[0])
+
+    def test_a_gradient_of_no_rows(self):
+        for kind in (OpByRows, LazyOp, OpOfRows):
+            op = kind()
+            op.arguments.update(gradients=[tf.ones([0, 3]), tf.ones([2, 2])])
+            indices()(op)
+            before = op.values()
+            op.run()
+            assert np.all((op.values()[0] == before[0]) == kind.LAZY)
+            assert np.all(op.values()[1] != before[1])
+
+
+SUM_OF_WHAT_IT_CANNOT_BE = {
+    "an index one too large": ([0, 7], (2, 3), r"'x' has index 7, but the variable has 7 rows"),
+    "a negative index": ([-1, 0], (2, 3), r"'x' has index -1, but the variable has 7 rows, \[0, 7"),
+    "the last of many": ([*range(7)] * 60 + [2**31 - 1], (421, 3), "has index 2147483647"),
+    "a matrix of indices": ([[0, 1]], (1, 3), "indices of shape|must be rank 1"),
+    "a number for indices": (0, (1, 3), "indices of shape|must be rank 1"),
+    "a number for values": ([0], (), "values of shape|must be at least rank 1"),
+    "a row of values too few": (
+        [0, 1],
+        (1, 3),
+        r"shape \[2\] and values of shape \[1,3",
+    ),
+    "a row of values too many": ([0, 1], (3, 3), r"\[3,3\]; there must be one row of values for"),
+    "no values": ([0, 1], (0, 3), "one row of values for each index"),
+    "no indices": (np.zeros(0, np.int64), (1, 3), "one row of values for each index"),
+}
+
+
+@pytest.mark.usefixtures("native_only")
+class TestSumRows:
+    def sum(self, indices, values, rows=7, graph=False):
+        def run(indices, values):
+            result = native.sum_rows(tf.IndexedSlices(values, indices), rows, "x")
+            return result.indices, result.values
+
+        run = tf.function(run) if graph else run
+        return run(tf.constant(indices), tf.constant(values))
+
+    @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+    @pytest.mark.parametrize("dtype", [np.int32, np.int64])
+    @pytest.mark.parametrize("name", SUM_OF_WHAT_IT_CANNOT_BE)
+    def test_what_it_cannot_be_of(self, name, dtype, graph):
+        indices, shape, message = SUM_OF_WHAT_IT_CANNOT_BE[name]
+        # Where shapes are known, a graph is not even built.
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
+            self.sum(np.array(indices, dtype), np.ones(shape, np.float32), graph=graph)
+
+    @pytest.mark.parametrize("name", SUM_OF_WHAT_IT_CANNOT_BE)
+    def test_shapes_that_are_known_when_it_runs(self, name):
+        @tf.function(input_signature=[tf.TensorSpec(None, tf.int64), tf.TensorSpec(None)])
+        def run(indices, values):
+            return native.sum_rows(tf.IndexedSlices(values, indices), 7, "x").values
+
+        indices, shape, message = SUM_OF_WHAT_IT_CANNOT_BE[name]
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            run(tf.constant(indices, tf.int64), tf.ones(shape))
+        np.testing.assert_array_equal(run(tf.constant([3, 3], tf.int64), tf.ones([2, 1])), [[2.0]])
+
+    @pytest.mark.parametrize("indices", [[0.0, 1.0], ["0", "1"], [True, False]], ids=str)
+    def test_indices_that_are_no_integers(self, indices):
+        with pytest.raises((TypeError, ValueError, tf.errors.OpError)):
+            self.sum(indices, np.ones((2, 3), np.float32))
+
+    @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+    @pytest.mark.parametrize("index_dtype", [np.int32, np.int64])
+    @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16, tf.float16, tf.float64])
+    def test_sums(self, dtype, index_dtype, graph):
+        values = tf.cast(tf.constant([[1.5, 2], [3, 4], [5, 6], [-7, 8]]), dtype)
+        found, sums = self.sum(np.array([6, 0, 6, 6], index_dtype), values, graph=graph)
+        assert found.dtype == tf.int64
+        assert sums.dtype == tf.float32
+        np.testing.assert_array_equal(found, [0, 6])
+        np.testing.assert_array_equal(sums, [[3, 4], [-0.5, 16]])
+
+    @pytest.mark.parametrize("shape", [(), (0,), (2, 3)], ids=str)
+    def test_ranks_and_nothing(self, shape):
+        values = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+        found, sums = self.sum([5, 2, 5, 0], values)
+        np.testing.assert_array_equal(found, [0, 2, 5])
+        np.testing.assert_array_equal(sums, [values[3], values[1], values[0] + values[2]])
+        found, sums = self.sum(np.zeros(0, np.int64), values[:0], rows=0)
+        assert found.shape == (0,)
+        assert sums.shape == (0, *shape)
+
+    def test_known_shapes(self):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, 3])])
+        def run(indices, values):
+            result = native.sum_rows(tf.IndexedSlices(values, indices), 7, "x")
+            assert result.indices.shape.as_list() == [None]
+            assert result.values.shape.as_list() == [None, 3]
+            return result.values
+
+        assert run(tf.constant([1, 1]), tf.ones([2, 3])).shape == (1, 3)
+
+
 # ----------------------------------------------------------------------------- several at one time
 
 
@@ -430,6 +700,40 @@ class TestConcurrency:
         in_threads([functools.partial(add_ones, [variable], self.TIMES), read])
         for value, first in seen[:: self.TIMES // 20]:
             np.testing.assert_array_equal(value, np.full(100_000, first))
+
+    @pytest.mark.parametrize("lazy", [False, True])
+    def test_steps_over_some_rows(self, lazy):
+        table = tf.Variable(tf.zeros([3000, 32]))
+        group = targets.Group("", [0], [table.handle], [], [])
+        parts = [np.arange(0, 3000, 2), np.arange(1500, 3000), np.arange(2999, 3000), np.arange(0)]
+
+        def add(rows):
+            rows = tf.constant(rows, tf.int64)
+            ones = tf.IndexedSlices(tf.ones([len(rows), 32]), rows)
+            for _ in range(self.TIMES):
+                native.step(programs.accumulate(), group, [ones], Scalars(1, 0.0, 1.0, {}), lazy)
+
+        in_threads([functools.partial(add, rows) for rows in parts])
+        expected = np.zeros(3000)
+        for rows in parts:
+            expected[rows] += self.TIMES
+        np.testing.assert_array_equal(table, np.repeat(expected[:, None], 32, axis=1))
+
+    def test_sums_of_rows(self):
+        rng = np.random.default_rng(0)
+        indices = tf.constant(rng.integers(0, 500, 5000))
+        values = tf.constant(rng.normal(size=(5000, 16)).astype(np.float32))
+        results = [[] for _ in range(4)]
+
+        def add(found):
+            for _ in range(20):
+                found.append(native.sum_rows(tf.IndexedSlices(values, indices), 500, "x"))
+
+        in_threads([functools.partial(add, found) for found in results])
+        first = results[0][0]
+        for result in itertools.chain(*results):
+            np.testing.assert_array_equal(result.indices, first.indices)
+            np.testing.assert_array_equal(result.values, first.values)
 
     def test_bad_steps_meanwhile(self):
         variable = tf.Variable(tf.zeros(20_000))

@@ -1,5 +1,6 @@
 """The rule language: tracing, and what the three lowerings make of a traced rule."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -587,6 +588,13 @@ OTHERS = {
     "clipped": trace(_clipped, (), ("limit",)),
 }
 CASES = {name: trace_case(case) for name, case in rules.CASES.items()}
+BY_ROW = trace(
+    rules.BY_ROW.rule,
+    rules.BY_ROW.slots,
+    tuple(rules.BY_ROW.hyperparameters),
+    variable_scalars=rules.NUMBERS_BY_ROW,
+    by_row=True,
+)
 LOWERINGS = ("numpy", "tensorflow", "tensorflow float64", "xla", *INSTRUCTION_SETS)
 
 
@@ -596,8 +604,14 @@ def library(tmp_path_factory):
         build.find_compiler()
     except build.BuildError as error:
         pytest.skip(str(error))
-    every = [*ELEMENTWISE, *OF_SCALARS, *OF_REDUCTIONS, *OTHERS.values(), *CASES.values()]
+    every = [*ELEMENTWISE, *OF_SCALARS, *OF_REDUCTIONS, *OTHERS.values(), *CASES.values(), BY_ROW]
     return compiled.Library(tmp_path_factory.mktemp("rules"), every)
+
+
+def _zeros(program, w):
+    """The state that is numbers, before the first step."""
+    shape = w.shape[:1] if program.by_row else ()
+    return {name: np.zeros(shape)[()] for name in program.state_scalars}
 
 
 class NumPy:
@@ -610,7 +624,7 @@ class NumPy:
         self.hyperparameters = hyperparameters
         self.values = {name: np.zeros(w.shape) for name in program.slots}
         self.values["w"] = w.astype(np.float64)
-        self.values.update({name: np.float64(0) for name in program.state_scalars})
+        self.values.update(_zeros(program, w))
 
     def step(self, g, step, learning_rate, gradient_scale=1.0):
         h = {"step": step, "learning_rate": learning_rate, "gradient_scale": gradient_scale}
@@ -627,7 +641,7 @@ class TensorFlow:
         self.precise = dtype == tf.float64
         self._w = tf.Variable(w, dtype=dtype)
         self._slots = [tf.Variable(tf.zeros_like(self._w)) for _ in program.slots]
-        self._state = [tf.Variable(0.0, dtype=tf.float64) for _ in program.state_scalars]
+        self._state = [tf.Variable(zeros) for zeros in _zeros(program, w).values()]
         own = len(program.variable_scalars)
         self._targets = targets.Targets(
             [self._w],
@@ -669,7 +683,7 @@ class Native:
         self._run = lambda *args: library.run(instruction_set, program, *args)
         self.values = {"w": np.array(w, np.float32)}
         self.values.update({name: np.zeros(w.shape, np.float32) for name in program.slots})
-        self.values.update({name: np.float64(0) for name in program.state_scalars})
+        self.values.update(_zeros(program, w))
 
     def step(self, g, step, learning_rate, gradient_scale=1.0):
         # Copies: `values` of an earlier step stay what they were.
@@ -845,6 +859,94 @@ class TestNumPyLowering:
         h = {"step": 1, "learning_rate": 0.1, "gradient_scale": 1.0}
         new = numpy_lowering.run(program, arrays, h)
         assert {name: value[0] for name, value in new.items()} == {"w": 1, "a": 3, "b": 2, "c": 4}
+
+
+class TestByRow:
+    """Every row is a variable of its own."""
+
+    @pytest.mark.parametrize("shape", [(5,), (1, 1), (7, 3), (3, 2, 5), (4, 20_000), (5000, 2)])
+    def test_equals_plain_numpy(self, lower, shape):
+        case = rules.BY_ROW
+        if shape[0] > 100 and isinstance(lower(BY_ROW, np.ones(3), case.hyperparameters), NumPy):
+            shape = (200, 2)  # it takes them one by one
+        rng = np.random.default_rng(5)
+        # A row of zeros, and rows of different magnitude.
+        magnitude = np.arange(shape[0]).reshape(-1, *(1,) * (len(shape) - 1)) % 5
+        w = np.float64(np.float32(rng.normal(size=shape) * magnitude))
+        runner = lower(BY_ROW, w, case.hyperparameters)
+        state = {"m": np.zeros(shape), **{n: np.zeros(shape[:1]) for n in rules.NUMBERS_BY_ROW}}
+        actual, expected = [runner.values], [{"w": w, **state}]
+        for step in range(1, 7):
+            g = np.float64(np.float32(rng.normal(size=shape) * magnitude))
+            runner.step(g, step, 0.3)
+            h = {**case.hyperparameters, "step": step, "learning_rate": 0.3}
+            w, state = case.reference(w, g, state, h)
+            actual.append(runner.values)
+            expected.append({"w": w, **state})
+        assert actual[-1].keys() == expected[-1].keys()
+        for key in expected[0]:
+            assert actual[-1][key].shape == expected[-1][key].shape
+            worst = precision.roundings(
+                [a[key] for a in actual], [e[key] for e in expected], floor=0.01
+            )
+            limit = 1e-4 if runner.precise else case.roundings
+            assert worst <= limit, f"{key} of shape {shape}: {worst} roundings"
+
+    def test_a_row_depends_on_no_other(self, lower):
+        rng = np.random.default_rng(6)
+        w, g = (np.float64(np.float32(rng.normal(size=(6, 40)))) for _ in range(2))
+        whole = lower(BY_ROW, w, rules.BY_ROW.hyperparameters)
+        whole.step(g, 1, 0.3)
+        for row in range(6):
+            alone = lower(BY_ROW, w[row : row + 1], rules.BY_ROW.hyperparameters)
+            alone.step(g[row : row + 1], 1, 0.3)
+            for key, value in alone.values.items():
+                # XLA may add up what has another shape in another order.
+                np.testing.assert_allclose(value[0], whole.values[key][row], rtol=1e-6, atol=1e-7)
+
+    def test_rows_of_nothing(self, lower):
+        runner = lower(BY_ROW, np.ones((3, 2)), rules.BY_ROW.hyperparameters)
+        if isinstance(runner, NumPy):
+            pytest.skip("there is no row to stack")
+        runner = lower(BY_ROW, np.ones((0, 2)), rules.BY_ROW.hyperparameters)
+        runner.step(np.ones((0, 2)), 1, 0.3)
+        assert runner.values["w"].shape == (0, 2)
+        assert runner.values["v"].shape == (0,)
+
+    def test_program(self):
+        assert BY_ROW.by_row
+        assert BY_ROW.passes == rules.BY_ROW.passes
+        assert BY_ROW.variable_scalars == rules.NUMBERS_BY_ROW
+        assert BY_ROW.uses_size
+        assert BY_ROW.treats_rows_alone
+        assert not BY_ROW.is_joint
+        assert "true, 2, passes, finish" in cpp.emit_program(BY_ROW, "by row")
+
+    def test_it_is_another_program(self):
+        arguments = (rules.BY_ROW.rule, rules.BY_ROW.slots, tuple(rules.BY_ROW.hyperparameters))
+        whole = trace(*arguments, variable_scalars=rules.NUMBERS_BY_ROW)
+        assert not whole.by_row
+        assert not whole.treats_rows_alone
+        assert whole.fingerprint != BY_ROW.fingerprint
+        assert dataclasses.replace(BY_ROW, by_row=False) == whole
+        again = trace(*arguments, variable_scalars=rules.NUMBERS_BY_ROW, by_row=True)
+        assert again.fingerprint == BY_ROW.fingerprint
+        elementwise = trace(_average, (), ("beta",))
+        assert elementwise.treats_rows_alone
+        assert trace(_average, (), ("beta",), by_row=True).fingerprint != elementwise.fingerprint
+
+    def test_sums_over_all_variables_are_refused(self):
+        def of_all(w, g, s, h):
+            s.n = s.n + global_sum(g)
+            return w - s.n * g
+
+        with pytest.raises(TypeError, match="by row cannot sum over all variables"):
+            trace(lambda w, g, s, h: w - global_sum(g), by_row=True)
+        with pytest.raises(TypeError, match="by row cannot sum over all variables"):
+            trace(of_all, optimizer_scalars=("n",), by_row=True)
+        # A number that each variable has of its own does not help: it would be that of the row.
+        with pytest.raises(TypeError, match="by row cannot sum over all variables"):
+            trace(of_all, variable_scalars=("n",), by_row=True)
 
 
 class TestRulesOfTheLiterature:

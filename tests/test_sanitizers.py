@@ -11,7 +11,8 @@ from tf_optim_ext import programs
 from tf_optim_ext.lowering import cpp
 from tf_optim_ext.native import build
 
-# What differs in more than arithmetic: passes, slots, single numbers, sums over all variables.
+# What differs in more than arithmetic: passes, slots, single numbers, sums over all variables, and
+# kernels by row of one and two passes.
 KERNELS = (
     "average",
     "reset",
@@ -27,7 +28,11 @@ KERNELS = (
     "DAdaptAdam(cautious=False",
     "Prodigy(cautious=True",
     "ScheduleFreeSGD",
+    "Lion(cautious=False, cautious_weight_decay=True, row_wise=False, catch_up=True",
+    "Adagrad(row_wise=True, catch_up=True",
+    "Adam(amsgrad=True, cautious=False, cautious_weight_decay=False, row_wise=True",
 )
+SOURCES = ("driver_test.cc", "rows_test.cc")
 
 
 def kernels():
@@ -53,7 +58,7 @@ def built(folder, monkeypatch, sanitizers=None):
             if result.returncode != 0:
                 pytest.skip(f"no -fsanitize={sanitizers} here: {result.stderr.strip()[-200:]}")
         monkeypatch.setenv("TF_OPTIM_EXT_SANITIZE", sanitizers)
-    return compiled.compile_with_driver(folder, kernels(), "driver_test.cc", "driver_test")
+    return compiled.compile_with_driver(folder, kernels(), SOURCES, "driver_test")
 
 
 def run(program, *arguments):
