@@ -240,6 +240,13 @@ def indices(*values):
     return put("indices", lambda: tf.constant(values, tf.int64), 0)
 
 
+def both(**changes):
+    def spoil(op):
+        op.arguments.update({name: change(op.arguments[name]) for name, change in changes.items()})
+
+    return spoil
+
+
 BAD_ROWS = {
     "unsorted indices": indices(4, 1),
     "a repeated index": indices(1, 1),
@@ -265,6 +272,12 @@ BAD_ROWS = {
     "a cube of values": put("gradients", lambda: tf.ones([2, 3, 1]), 0),
     "values that would broadcast": put("gradients", lambda: tf.ones([2, 1]), 0),
     "a dense gradient with indices": put("gradients", lambda: tf.ones([5, 3]), 0),
+    "a gradient too few, indices too many": both(
+        gradients=lambda given: given[:1], indices=lambda given: 2 * given
+    ),
+    "a gradient too many, no indices": both(
+        gradients=lambda given: [*given, given[1]], indices=lambda given: []
+    ),
     "float64 values": put("gradients", lambda: tf.ones([2, 3], tf.float64), 0),
     "a position that is no variable": put("by_rows", [2]),
     "a negative position": put("by_rows", [-1]),

@@ -905,9 +905,6 @@ class TestByRow:
                 np.testing.assert_allclose(value[0], whole.values[key][row], rtol=1e-6, atol=1e-7)
 
     def test_rows_of_nothing(self, lower):
-        runner = lower(BY_ROW, np.ones((3, 2)), rules.BY_ROW.hyperparameters)
-        if isinstance(runner, NumPy):
-            pytest.skip("there is no row to stack")
         runner = lower(BY_ROW, np.ones((0, 2)), rules.BY_ROW.hyperparameters)
         runner.step(np.ones((0, 2)), 1, 0.3)
         assert runner.values["w"].shape == (0, 2)

@@ -48,8 +48,8 @@ STRIP_REDUCTIONS = {
     "reduce_max": "strip_max",
     "global_sum": "strip_sum",
 }
-# kMaxArrays, kMaxScalars and kMaxReductions in native/kernel.h.
-MAX_ARRAYS, MAX_SCALARS, MAX_REDUCTIONS = 16, 64, 8
+# kMaxArrays, kMaxScalars, kMaxState and kMaxReductions in native/kernel.h.
+MAX_ARRAYS, MAX_SCALARS, MAX_STATE, MAX_REDUCTIONS = 16, 64, 16, 8
 # The arrays of a variable do not overlap; a compiler gives up comparing the addresses of many.
 INDEPENDENT = "#pragma GCC ivdep"
 COMBINE = {"reduce_sum": "kSum", "reduce_max": "kMax", "global_sum": "kGlobalSum"}
@@ -241,6 +241,7 @@ def _check_limits(program, title):
     for count, limit, what in (
         (len(program.slots), MAX_ARRAYS - 2, "slots"),
         (scalars, MAX_SCALARS, "scalars in one pass"),
+        (len(program.state_scalars), MAX_STATE, "numbers as state"),
         (reductions, MAX_REDUCTIONS, "reductions"),
     ):
         if count > limit:

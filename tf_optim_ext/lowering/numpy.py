@@ -51,7 +51,11 @@ def run(program, arrays, scalars):
     own = program.variable_scalars
     rows_of_scalars = [{**scalars, **{name: scalars[name][i] for name in own}} for i in range(rows)]
     new = run_all(program, rows_of_arrays, rows_of_scalars)
-    return {name: np.stack([row[name] for row in new]) for name in ("w", *program.slots, *own)}
+    before = {**arrays, **scalars}
+    return {
+        name: np.reshape([row[name] for row in new], np.shape(before[name]))
+        for name in ("w", *program.slots, *own)
+    }
 
 
 def run_all(program, arrays, scalars):

@@ -263,7 +263,8 @@ void RunRow(const Table& table, const Kernel& kernel, const Variable& variable, 
     RunPass(table, kernel.pass[p], count, part, variable.width, c, r);
     r += kernel.pass[p].reductions;
   }
-  double changed[kMaxScalars];
+  if (kernel.finish == nullptr) return;
+  double changed[kMaxState];
   kernel.finish(h, reductions, changed);
   for (int k = 0; k < state; ++k) variable.rows_state[k][row] = changed[k];
 }

@@ -18,6 +18,7 @@ enum Reserved : int { kStep, kLearningRate, kGradientScale, kSize, kReserved };
 
 constexpr int kMaxArrays = 16;     // weights, gradient and slots of a rule
 constexpr int kMaxScalars = 64;    // that a pass hands to its loop
+constexpr int kMaxState = 16;      // numbers, for each variable and for all
 constexpr int kMaxReductions = 8;  // of one pass, and of all passes together
 
 // One pass over memory. Arrays are numbered: weights 0, gradient 1, slots from 2.

@@ -88,11 +88,15 @@ class StepOp : public OpKernel {
     OP_REQUIRES(context, kernel != nullptr,
                 errors::NotFound("The native library has no kernel ", rule_,
                                  ". It was built for another version of tf_optim_ext."));
-    const int indices = static_cast<int>(by_rows_.size());
+    OpInputList gradients, indices;
+    OP_REQUIRES_OK(context, context->input_list("gradients", &gradients));
+    OP_REQUIRES_OK(context, context->input_list("indices", &indices));
     OP_REQUIRES(context,
-                context->num_inputs() == 2 * count_ + slot_count_ + scalar_count_ + indices + 4,
+                gradients.size() == count_ && indices.size() == static_cast<int>(by_rows_.size()),
                 errors::InvalidArgument("Each of ", count_, " variables needs one gradient, and ",
-                                        indices, " of them need indices."));
+                                        by_rows_.size(), " of them need indices. Received ",
+                                        gradients.size(), " gradients and ", indices.size(),
+                                        " vectors of indices."));
     OP_REQUIRES(context,
                 !lazy_ || kernel->by_row || (kernel->passes == 1 && StateScalars(*kernel) == 0),
                 errors::InvalidArgument("The rule cannot update some rows without the others."));
@@ -231,7 +235,8 @@ class StepOp : public OpKernel {
     if (!gradient.shape().IsSameSize(expected))
       return errors::InvalidArgument("A gradient of shape ", gradient.shape().DebugString(),
                                      " was given for variable number ", v, " of shape ",
-                                     weights.shape().DebugString());
+                                     weights.shape().DebugString(), "; it must have shape ",
+                                     expected.DebugString());
     if (k < 0) return absl::OkStatus();
     const auto rows = indices[k].vec<int64_t>();
     int64_t previous = -1;
