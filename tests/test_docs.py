@@ -13,7 +13,9 @@ from tf_optim_ext.lowering import cpp
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-GUIDE = (ROOT / "docs" / "sparse-gradients.md").read_text()
+GUIDES = [
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("sparse-gradients", "compatibility")
+]
 
 
 def blocks_of(text):
@@ -23,7 +25,7 @@ def blocks_of(text):
 BLOCKS = blocks_of(README)
 
 
-@pytest.mark.parametrize("block", [*BLOCKS, *blocks_of(GUIDE)], ids=lambda _: "")
+@pytest.mark.parametrize("block", [*BLOCKS, *blocks_of("".join(GUIDES))], ids=lambda _: "")
 def test_examples_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # As a file: AutoGraph reads the source of what it transforms.

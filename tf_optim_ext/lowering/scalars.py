@@ -6,6 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+# Instead of infinity, which `tf.debugging.enable_check_numerics` would report; the kernels' float32
+# is infinite then.
+_LARGEST = np.finfo(np.float64).max
+
 
 @dataclasses.dataclass
 class Scalars:
@@ -34,12 +38,15 @@ class Scalars:
         if not all(isinstance(x, (float, int)) for x in cells):
             columns = [c if isinstance(c, list) else [c] * count for c in columns]
             cells = [c[i] for i in range(count) for c in columns]
-            cells = [tf.cast(x, tf.float64) if tf.is_tensor(x) else np.float64(x) for x in cells]
+            cells = [
+                tf.cast(x, tf.float64) if tf.is_tensor(x) else np.float64(min(x, _LARGEST))
+                for x in cells
+            ]
             return tf.reshape(tf.stack(cells), [count, len(columns)])
         rows = np.empty((count, len(columns)), np.float64)
         for k, column in enumerate(columns):
             rows[:, k] = column
-        return rows
+        return np.minimum(rows, _LARGEST)
 
     def of_variable(self, program, i):
         """What a program calls `h`, for variable number `i`; lacks the variable's size."""
