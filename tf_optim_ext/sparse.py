@@ -22,7 +22,9 @@ def prepared(gradient, variable):
         try:
             return native.sum_rows(gradient, variable.shape[0], checks.name_of(variable))
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(error.message) from None
+            # Without the name of the op, which TensorFlow puts around it.
+            text = error.message.split("}} ")[-1].split(" [Op:")[0]
+            raise ValueError(text) from None
     with tf.control_dependencies([checks.sparse_indices(gradient, variable)]):
         indices, positions = tf.unique(tf.cast(gradient.indices, tf.int64))
     values = _sums(gradient.values, positions, tf.size(indices))
