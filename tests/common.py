@@ -1,6 +1,8 @@
 """Small problems and snapshots that the tests of the contract, of state and of Keras share."""
 
 import contextlib
+import json
+import traceback
 
 import keras
 import numpy as np
@@ -97,6 +99,19 @@ def run_in_function(step):
         step()
 
     function()
+
+
+def print_outcomes(checks, *args):
+    """What a script in a process of its own prints: a JSON object, name of a check -> "equal" or
+    the traceback of its failure."""
+    outcome = {}
+    for name, check in checks.items():
+        try:
+            check(*args)
+            outcome[name] = "equal"
+        except Exception:
+            outcome[name] = traceback.format_exc()
+    print(json.dumps(outcome))
 
 
 def keras_twin(entry, **overrides):

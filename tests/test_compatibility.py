@@ -40,7 +40,7 @@ TESTS = pathlib.Path(__file__).parent
 DOCUMENT = TESTS.parent / "docs" / "compatibility.md"
 
 
-def outcome_of(script, *arguments):
+def outcome_of(script, *arguments, **variables):
     """The JSON object that a script of `tests/compatibility` prints as its last line."""
     run = subprocess.run(
         [sys.executable, str(TESTS / "compatibility" / script), *arguments],
@@ -48,13 +48,18 @@ def outcome_of(script, *arguments):
         text=True,
         check=False,
         timeout=600,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables},
     )
     assert run.returncode == 0, run.stderr[-4000:]
     return json.loads(run.stdout.splitlines()[-1])
 
 
 class TestXla:
+    def test_clusters_leave_the_native_step_out(self, native_only):
+        options = ("auto_jit=2", "cpu_global_jit", "min_cluster_size=2")
+        flags = " ".join(f"--tf_xla_{option}" for option in options)
+        assert outcome_of("clustering.py", TF_XLA_FLAGS=flags) == {"native step": "equal"}
+
     def test_nested_cond_and_while_loop(self, entry):
         # Only the outermost function asks for XLA.
         optimizer, variables = entry.make(), make_variables("tf", SHAPES[:2])

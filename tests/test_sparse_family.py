@@ -1,5 +1,7 @@
 """Sparse gradients for every optimizer and on every route: exact, lazy, and catching up."""
 
+import functools
+
 import conftest
 import numpy as np
 import pytest
@@ -217,6 +219,19 @@ class TestCatchUp:
             optimizer.apply([tf.IndexedSlices(tf.zeros([1, 1]), tf.constant([row]))], [table])
         np.testing.assert_allclose(table[:, 0], [0.95**3, 0.95**4, 1.0], rtol=1e-6)
 
+    @pytest.mark.parametrize("number", ["step", "learning_rate", "gradient_scale", "weight_decay"])
+    def test_factors_that_vary_are_refused(self, number):
+        class Varying(tf_optim_ext.Optimizer):
+            slots = ("m",)
+
+            @staticmethod
+            def rule(w, g, s, h):
+                s.m = getattr(h, number) * s.m + g
+                return w - h.learning_rate * s.m
+
+        with pytest.raises(ValueError, match="'m' changes by more than a constant factor"):
+            Varying(sparse="catch_up")
+
     def test_which_rules_cannot(self):
         able = {entry.cls for entry in CATCHING_UP}
         for name in ("SGD", "Adam", "AdamW", "Lion", "RMSprop", "Adagrad", "RectifiedAdam"):
@@ -293,7 +308,7 @@ class TestRowWise:
     def test_lazy_equals_the_rule_on_the_present_rows(self, name, route):
         cls, _, arguments = ROW_WISE[name]
         table, steps = table_and_steps(4)
-        make = lambda: cls(row_wise=True, sparse="lazy", **arguments)  # noqa: E731
+        make = functools.partial(cls, row_wise=True, sparse="lazy", **arguments)
         trainer, expected = Trainer(make(), table, route), InNumPy(make(), table)
         for number, (indices, values) in enumerate(steps, 1):
             trainer.sparse(indices, values)

@@ -8,9 +8,7 @@ gets the sum of their gradients.
 
 import copy
 import functools
-import json
 import tempfile
-import traceback
 
 import common
 import keras
@@ -311,16 +309,5 @@ CHECKS = {
 }
 
 
-def main():
-    strategy, outcome = start(), {}
-    for name, check in CHECKS.items():
-        try:
-            check(strategy)
-            outcome[name] = "equal"
-        except Exception:
-            outcome[name] = traceback.format_exc()
-    print(json.dumps(outcome))
-
-
 if __name__ == "__main__":
-    main()
+    common.print_outcomes(CHECKS, start())

@@ -3,9 +3,6 @@
 Runs in a process of its own, from `test_schedule_free.py`, see `two_devices.py`.
 """
 
-import json
-import traceback
-
 import common
 import keras
 import numpy as np
@@ -93,16 +90,5 @@ def loop(strategy):
 CHECKS = {"fit": fit, "loop": loop}
 
 
-def main():
-    strategy, outcome = two_devices.start(), {}
-    for name, check in CHECKS.items():
-        try:
-            check(strategy)
-            outcome[name] = "equal"
-        except Exception:
-            outcome[name] = traceback.format_exc()
-    print(json.dumps(outcome))
-
-
 if __name__ == "__main__":
-    main()
+    common.print_outcomes(CHECKS, two_devices.start())

@@ -4,7 +4,7 @@ Steps without gradient multiply most slots by a constant. That constant is found
 by tracing it with a gradient of zero; a row that returns gets its power.
 """
 
-from tf_optim_ext.rule import Expr, maximum, where
+from tf_optim_ext.rule import RESERVED, Expr, maximum, where
 
 LAST_STEP = "last_step"
 """State of each row: the latest step that updated it."""
@@ -28,16 +28,20 @@ def catch_up(rule, decay, w, s, h):
     """
     missed = maximum(h.step - 1 - getattr(s, LAST_STEP), 0.0)
     probe = s.fresh()
+    # From step to step: the learning rate and weight decay may be schedules.
+    varying = {*RESERVED, "weight_decay", *s.numbers()} - {"size"}
     rule(w, _ZERO, probe, h)
     for name, value in probe.assigned().items():
         factor = _factor(value, getattr(s.fresh(), name))
-        if factor is None or _depends(factor, lambda e: e.data in ("step", "learning_rate")):
+        if factor is None or _depends(factor, lambda e: e.data in varying):
             raise NotConstant(f"its {name!r} changes by more than a constant factor in such steps")
         if not _is(factor, 1.0):
             setattr(s, name, getattr(s, name) * factor**missed)
     setattr(s, LAST_STEP, h.step)
     factor = _factor(decay(w, h), w)
-    return w if factor is None or _is(factor, 1.0) else w * factor**missed
+    if factor is None:
+        raise NotConstant("its weight decay is no constant part of the weights")
+    return w if _is(factor, 1.0) else w * factor**missed
 
 
 class NotConstant(TypeError):

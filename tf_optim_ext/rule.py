@@ -400,6 +400,10 @@ class _State:
         """The state as it was before the rule."""
         return _State(*self._names)
 
+    def numbers(self):
+        """Names of the state that is numbers."""
+        return self._names[1]
+
     def assigned(self):
         """Dict of the new values."""
         return {name: self._values[name] for name in self._values if name in self._assigned}

@@ -58,21 +58,6 @@ class Targets:
             return "a rule over all variables, and weights on several devices"
         return None
 
-    def subset(self, positions):
-        """The targets for some of the variables."""
-
-        def some(variables):
-            return [variables[i] for i in positions]
-
-        return Targets(
-            some(self.weights),
-            [some(slot) for slot in self.slots],
-            [some(scalar) for scalar in self.variable_scalars],
-            self.optimizer_scalars,
-            some(self.whole),
-            self.is_joint,
-        )
-
     @functools.cached_property
     def groups(self):
         """The variables by device."""

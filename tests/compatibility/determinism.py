@@ -4,6 +4,7 @@ Runs in processes of their own, from `test_compatibility.py`: `python determinis
 everything twice and prints a JSON object with both digests of each case.
 """
 
+import functools
 import hashlib
 import json
 import sys
@@ -59,8 +60,8 @@ def cases():
         yield name, lambda name=name: step_by_step(registry.BY_NAME[name].make())
     for kind in ("lazy", "catch_up"):
         for options in ({}, {"row_wise": True}, {"global_clipnorm": 1.0}):
-            make = lambda kind=kind, options=options: tf_optim_ext.AdamW(  # noqa: E731
-                0.1, weight_decay=0.1, sparse=kind, **options
+            make = functools.partial(
+                tf_optim_ext.AdamW, 0.1, weight_decay=0.1, sparse=kind, **options
             )
             yield f"{kind} {options}", lambda make=make: step_by_step(make())
     yield "fit", fit

@@ -11,7 +11,6 @@ import pathlib
 import select
 import signal
 import tempfile
-import traceback
 
 import common
 import pytest
@@ -139,16 +138,5 @@ CHECKS = {
 }
 
 
-def main():
-    outcome = {}
-    for name, check in CHECKS.items():
-        try:
-            check()
-            outcome[name] = "equal"
-        except Exception:
-            outcome[name] = traceback.format_exc()
-    print(json.dumps(outcome))
-
-
 if __name__ == "__main__":
-    main()
+    common.print_outcomes(CHECKS)
