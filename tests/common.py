@@ -2,6 +2,10 @@
 
 import contextlib
 import json
+import os
+import pathlib
+import subprocess
+import sys
 import traceback
 
 import keras
@@ -11,7 +15,12 @@ import registry
 import tensorflow as tf
 from hypothesis import strategies as st
 
+import tf_optim_ext
 from tf_optim_ext.checks import Range
+
+TESTS = pathlib.Path(__file__).parent
+# Where the package is that is tested, installed or not: `sys.path` may have got another one.
+PACKAGE = pathlib.Path(tf_optim_ext.__file__).parents[1]
 
 SHAPES = ((3, 2), (4,), ())
 NAMES = ("kernel", "bias", "scale")
@@ -99,6 +108,26 @@ def run_in_function(step):
         step()
 
     function()
+
+
+def outcomes_of(script, *arguments, **variables):
+    """The JSON object that a script of `tests` prints as its last line, in a process of its own.
+
+    Args:
+        script: its path from `tests`.
+        *arguments: texts.
+        **variables: more environment variables.
+    """
+    run = subprocess.run(
+        [sys.executable, str(TESTS / script), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": f"{PACKAGE}{os.pathsep}{TESTS}", **variables},
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def print_outcomes(checks, *args):

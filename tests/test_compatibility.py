@@ -7,12 +7,8 @@ they exist, and that none of these here is missing from the table.
 import ast
 import concurrent.futures
 import functools
-import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -25,6 +21,7 @@ from common import (
     assert_close,
     make_gradients,
     make_variables,
+    outcomes_of,
     same,
     train,
     unchanged,
@@ -40,25 +37,13 @@ TESTS = pathlib.Path(__file__).parent
 DOCUMENT = TESTS.parent / "docs" / "compatibility.md"
 
 
-def outcome_of(script, *arguments, **variables):
-    """The JSON object that a script of `tests/compatibility` prints as its last line."""
-    run = subprocess.run(
-        [sys.executable, str(TESTS / "compatibility" / script), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables},
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
-    return json.loads(run.stdout.splitlines()[-1])
-
-
 class TestXla:
     def test_clusters_leave_the_native_step_out(self, native_only):
         options = ("auto_jit=2", "cpu_global_jit", "min_cluster_size=2")
         flags = " ".join(f"--tf_xla_{option}" for option in options)
-        assert outcome_of("clustering.py", TF_XLA_FLAGS=flags) == {"native step": "equal"}
+        assert outcomes_of("compatibility/clustering.py", TF_XLA_FLAGS=flags) == {
+            "native step": "equal"
+        }
 
     def test_nested_cond_and_while_loop(self, entry):
         # Only the outermost function asks for XLA.
@@ -116,7 +101,7 @@ class TestXla:
 
 @pytest.fixture(scope="module")
 def with_two_workers():
-    return outcome_of("two_workers.py")
+    return outcomes_of("compatibility/two_workers.py")
 
 
 @pytest.mark.long
@@ -506,7 +491,9 @@ class TestTFLite:
 @pytest.mark.long
 def test_determinism():
     # For every case the digests of two trainings in a process, with 1, 2 and 4 threads.
-    outcomes = [outcome_of("determinism.py", threads) for threads in ("1", "2", "4", "4")]
+    outcomes = [
+        outcomes_of("compatibility/determinism.py", threads) for threads in ("1", "2", "4", "4")
+    ]
     for name in outcomes[0]:
         digests = [digest for outcome in outcomes for digest in outcome[name]]
         assert len(set(digests)) == 1, (name, digests)
@@ -584,7 +571,7 @@ class TestThreads:
 
 @pytest.fixture(scope="module")
 def in_own_process():
-    return outcome_of("own_process.py")
+    return outcomes_of("compatibility/own_process.py")
 
 
 @pytest.mark.parametrize("check", own_process.CHECKS)

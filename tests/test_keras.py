@@ -1,11 +1,5 @@
 """Inside Keras and TensorFlow: `fit` in all its modes, custom loops, wrappers, strategies."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -20,6 +14,7 @@ from common import (
     keras_twin,
     make_gradients,
     make_variables,
+    outcomes_of,
     same,
     train,
     unchanged,
@@ -541,17 +536,7 @@ class TestMultiOptimizer:
 @pytest.fixture(scope="module")
 def on_two_devices():
     """What `two_devices.py` found, by the name of the check; it runs in a process of its own."""
-    script = pathlib.Path(__file__).parent / "two_devices.py"
-    run = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=script.parent.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    return outcomes_of("two_devices.py")
 
 
 @pytest.mark.parametrize("check", two_devices.CHECKS)

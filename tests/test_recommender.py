@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from common import PACKAGE
 
 for _name in ("absl", "rich"):
     pytest.importorskip(_name, reason="examples/recommender.py needs the extra `demo`")
@@ -19,7 +20,7 @@ OURS = ("Adam, exact", "Adam, lazy", "Adam, catch_up")
 
 def run(*arguments, path=()):
     """Runs the example, with folders that come before all others where modules are looked for."""
-    folders = [*map(str, path), *filter(None, sys.path)]
+    folders = [*map(str, path), str(PACKAGE), *filter(None, sys.path)]
     text = {"COLUMNS": "120", "PYTHONUTF8": "1"}
     return subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLE), *arguments],

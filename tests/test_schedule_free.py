@@ -6,18 +6,22 @@ Their rules are tested with those of the other optimizers.
 import copy
 import functools
 import gc
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import two_devices_schedule_free
-from common import arrays, assert_close, make_gradients, make_variables, same, train, unchanged
+from common import (
+    arrays,
+    assert_close,
+    make_gradients,
+    make_variables,
+    outcomes_of,
+    same,
+    train,
+    unchanged,
+)
 
 import tf_optim_ext
 
@@ -827,17 +831,7 @@ class TestSwitching:
 @pytest.fixture(scope="module")
 def on_two_devices():
     """What the script found, by the name of the check; it runs in a process of its own."""
-    script = pathlib.Path(two_devices_schedule_free.__file__)
-    run = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=script.parent.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    return outcomes_of("two_devices_schedule_free.py")
 
 
 @pytest.mark.parametrize("check", two_devices_schedule_free.CHECKS)
