@@ -1,6 +1,6 @@
 """Rules of the literature that are in no optimizer, each with the same maths in plain NumPy.
 
-They show what the rule language can say, and they go through all lowerings in `test_rule.py`.
+They show what the rule language can say, and they go through all lowerings in `test_operations.py`.
 """
 
 import dataclasses

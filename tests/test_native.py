@@ -389,7 +389,7 @@ def plain(learning_rate):
     """The numbers of a step of SGD that does nothing else."""
     h = {"clipvalue": np.inf, "weight_decay": 0.0, "fully_decoupled_weight_decay": 0.0}
     h = {name: h[name] for name in SGD.hyperparameters}
-    return Scalars(1, learning_rate, 1.0, h)
+    return Scalars(0, learning_rate, 1.0, h)
 
 
 def flushed(x):
@@ -402,7 +402,7 @@ class TestSixteenBits:
     def test_every_pattern_is_loaded_exactly(self, instruction_set, dtype):
         patterns = ALL_BITS.view(dtype)
         arrays = {"w": np.zeros(2**16, np.float32), "g": patterns}
-        (result,) = run(programs.accumulate(), [arrays], Scalars(1, 0.0, 1.0, {}))
+        (result,) = run(programs.accumulate(), [arrays], Scalars(0, 0.0, 1.0, {}))
         np.testing.assert_array_equal(result["w"], flushed(patterns.astype(np.float32)))
 
     @pytest.mark.parametrize("dtype", FORMATS[1:])

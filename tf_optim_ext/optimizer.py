@@ -277,7 +277,7 @@ class Optimizer(Interface):
                 # 2. Scale the gradients, or sum them until an update is due.
                 self._accumulate_or_update(present_gradients, present)
             # One op: Keras' own reads and assigns, and would lose steps of other threads.
-            self._iterations.value.assign_add(1)
+            replica.add(self._iterations, 1)
 
     def _accumulate_or_update(self, gradients, variables):
         scale = 1.0 / (self.loss_scale_factor or 1.0)
@@ -298,7 +298,7 @@ class Optimizer(Interface):
             self._update(means, variables, 1.0 / count)
             self._run(programs.reset(), sums, means, lazy=True)
 
-        _cond(tf.equal((self._iterations.value + 1) % count, 0), update, accumulate)
+        _cond(tf.equal((replica.read(self._iterations) + 1) % count, 0), update, accumulate)
 
     def _update(self, gradients, variables, scale):
         # 3. Clipping by norm is one more factor of the gradients.
@@ -361,8 +361,9 @@ class Optimizer(Interface):
         self._check_variables(variables)
         gradients, variables = checks.present_gradients(gradients, variables)
         gradients = [checks.gradient(g, v) for g, v in zip(gradients, variables)]
+        exact = self.sparse == "exact"
         prepared = [
-            sparse.prepared(g, v) if isinstance(g, tf.IndexedSlices) else _of_shape(g, v)
+            sparse.prepared(g, v, exact) if isinstance(g, tf.IndexedSlices) else _of_shape(g, v)
             for g, v in zip(gradients, variables)
         ]
         late = [getattr(p, "values", p) for p, g in zip(prepared, gradients) if p is not g]
@@ -392,7 +393,7 @@ class Optimizer(Interface):
         dense = [g for g in gradients if not isinstance(g, tf.IndexedSlices)]
         summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, dense) if dense else ())
         return [
-            sparse.summed_over_replicas(context, g, v)
+            sparse.summed_over_replicas(context, g, v, self.sparse == "exact")
             if isinstance(g, tf.IndexedSlices)
             else next(summed)
             for g, v in zip(gradients, variables)
@@ -418,17 +419,18 @@ class Optimizer(Interface):
         return factors
 
     def _scalars(self, variables, gradient_scale, rate):
-        rate = rate.value if isinstance(rate, tf.keras.Variable) else rate
-        if not tf.is_tensor(rate):
+        rate = replica.read(rate) if isinstance(rate, tf.keras.Variable) else rate
+        if not isinstance(rate, tf.Tensor):
             rate = float(rate)
         elif rate.dtype not in (tf.float32, tf.float64):
             rate = tf.cast(rate, tf.float32)
         values = self._hyperparameter_values(variables)
-        return Scalars(self._finished_updates() + 1, rate, gradient_scale, values)
+        return Scalars(self._finished_updates(), rate, gradient_scale, values)
 
     def _finished_updates(self):
         count = self.gradient_accumulation_steps
-        return self._iterations.value // count if count else self._iterations.value
+        iterations = replica.read(self._iterations)
+        return iterations // count if count else iterations
 
     def _hyperparameter_values(self, variables):
         """Dict of everything a rule may find in `h` by name: numbers, or lists with one for each

@@ -1,7 +1,8 @@
 """Variables of the replica that a step runs in, through their handles.
 
 The methods of a mirrored variable would ask for a merge of the replicas, which a branch of
-`tf.cond` does not allow. All functions take a `keras.Variable` or `tf.Variable`.
+`tf.cond` does not allow; and those of any variable take a few times as long as the op alone. All
+functions take a `keras.Variable` or `tf.Variable`.
 """
 
 import tensorflow as tf
@@ -18,6 +19,12 @@ def assign(variable, value):
     variable = compat.tensorflow_variable(variable)
     value = tf.ensure_shape(tf.cast(value, variable.dtype), variable.shape)
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+
+
+def add(variable, number):
+    variable = compat.tensorflow_variable(variable)
+    number = tf.constant(number, variable.dtype)
+    tf.raw_ops.AssignAddVariableOp(resource=variable.handle, value=number)
 
 
 def read_rows(variable, indices):

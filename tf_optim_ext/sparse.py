@@ -9,8 +9,14 @@ import tensorflow as tf
 from tf_optim_ext import checks, compat, native, replica, route, targets
 
 
-def prepared(gradient, variable):
+def prepared(gradient, variable, increasing):
     """The gradient with repeated indices summed; they are checked before it can be used.
+
+    Args:
+        gradient: a `tf.IndexedSlices` that fits the variable.
+        variable: the variable.
+        increasing: whether the indices must come in that order natively, as for an update of all
+            rows.
 
     Raises:
         ValueError: an index is no row of the variable (when executing eagerly).
@@ -20,7 +26,8 @@ def prepared(gradient, variable):
         return _masked(gradient, variable.shape[0])
     if not route.why_not_native() and not targets.obstacle(compat.tensorflow_variable(variable)):
         try:
-            return native.sum_rows(gradient, variable.shape[0], checks.name_of(variable))
+            name = checks.name_of(variable)
+            return native.sum_rows(gradient, variable.shape[0], name, increasing)
         except tf.errors.InvalidArgumentError as error:
             # Without the name of the op, which TensorFlow puts around it.
             text = error.message.split("}} ")[-1].split(" [Op:")[0]
@@ -39,9 +46,10 @@ def dense(gradient, variable):
     return tf.ensure_shape(values, variable.shape)
 
 
-def summed_over_replicas(context, gradient, variable):
+def summed_over_replicas(context, gradient, variable, increasing):
     """The sum of the prepared gradients of all replicas, prepared."""
-    return prepared(context.all_reduce(tf.distribute.ReduceOp.SUM, gradient), variable)
+    summed = context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
+    return prepared(summed, variable, increasing)
 
 
 def set_flags(flags, gradient):

@@ -171,6 +171,28 @@ void TestGroups(const std::string& what, const std::vector<Index>& indices, int6
 }
 
 template <typename Index>
+void TestDifferent(const std::string& what) {
+  for (int64_t count : {0, 1, 2, 3, 4, 7, 8, 9, 1000}) {
+    const Index highest = std::numeric_limits<Index>::max();
+    std::vector<Index> indices(count);
+    for (int64_t i = 0; i < count; ++i) indices[i] = static_cast<Index>(highest - 3 * (count - i));
+    const auto expect = [&](bool different, bool increasing) {
+      if (toe::AllDifferent(indices.data(), count, false) != different ||
+          toe::AllDifferent(indices.data(), count, true) != increasing)
+        Fail(what + ": " + std::to_string(count) + " indices are not seen as what they are");
+    };
+    expect(true, true);
+    std::reverse(indices.begin(), indices.end());
+    expect(true, count < 2);
+    for (int64_t i = 1; i < count; i += 1 + count / 7) {
+      const Index before = std::exchange(indices[i], indices[i / 2]);
+      expect(false, false);
+      indices[i] = before;
+    }
+  }
+}
+
+template <typename Index>
 void TestGrouping(const std::string& what, int64_t highest) {
   // Fewer and more keys than are sorted by comparisons, and numbers of rows on both sides of a
   // power of 2^11, by which digits more are sorted.
@@ -250,6 +272,8 @@ void TestTinySums(const std::string& set, const toe::Table& table) {
 void TestRows(const std::string& set, const toe::Table& table) {
   TestKernelsByRows(set, table);
   if (&table == &Baseline()) {
+    TestDifferent<int32_t>("int32");
+    TestDifferent<int64_t>("int64");
     TestGrouping<int32_t>("int32", std::numeric_limits<int32_t>::max());
     TestGrouping<int64_t>("int64", std::numeric_limits<int64_t>::max());
   }

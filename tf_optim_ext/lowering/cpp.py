@@ -43,10 +43,11 @@ DOUBLE_OPERATIONS = {
     "exp": "exp({})",
     "log": "log({})",
 }
-STRIP_REDUCTIONS = {
-    "reduce_sum": "strip_sum",
-    "reduce_max": "strip_max",
-    "global_sum": "strip_sum",
+# Of a strip of elements, and of the lanes in the end.
+REDUCTIONS = {
+    "reduce_sum": ("add_strip", "sum_of_lanes"),
+    "reduce_max": ("max_strip", "max_of_lanes"),
+    "global_sum": ("add_strip", "sum_of_lanes"),
 }
 # kMaxArrays, kMaxScalars, kMaxState and kMaxReductions in native/kernel.h.
 MAX_ARRAYS, MAX_SCALARS, MAX_STATE, MAX_REDUCTIONS = 16, 64, 16, 8
@@ -90,10 +91,18 @@ class _Body:
         return self._names[i] if i in self._names else self._inline(i)
 
     def _inline(self, i):
-        node = self._program.nodes[i]
+        nodes = self._program.nodes
+        node = nodes[i]
         if node.op == "constant":
             return _literal(node.data, "f" if self._ctype == "float" else "")
-        return self._operations[node.op].format(*(self.expression(a) for a in node.args))
+        operation = self._operations[node.op]
+        if node.op in ("minimum", "maximum") and node.tensor:
+            # A bound that is one number takes fewer instructions.
+            if not nodes[node.args[0]].tensor:
+                operation = f"{node.op}_of({{1}}, {{0}})"
+            elif not nodes[node.args[1]].tensor:
+                operation = f"{node.op}_of({{0}}, {{1}})"
+        return operation.format(*(self.expression(a) for a in node.args))
 
 
 def _shared(program, indices, roots):
@@ -211,7 +220,7 @@ def _pass_function(program, stage):
         lines += [f"  {line}" for line in (*loads, *body.statements, *stores)]
         return _function(signature, [*lines, "}"])
     lines = [*head]
-    lines += [f"r[{k}] = 0.0;" for k in range(len(reductions))]
+    lines += [f"double lanes{k}[kLanes] = {{}};" for k in range(len(reductions))]
     lines.append("for (int64_t begin = 0; begin < n; begin += kStrip) {")
     lines.append("  const int64_t m = n - begin < kStrip ? n - begin : kStrip;")
     lines += [f"  float x{k}[kStrip];" for k in range(len(reductions))]
@@ -222,9 +231,11 @@ def _pass_function(program, stage):
         lines.append(f"    x{k}[j] = {body.expression(program.nodes[i].args[0])};")
     lines += [f"    {line}" for line in stores]
     lines.append("  }")
-    for k, i in enumerate(reductions):
-        lines.append(f"  r[{k}] = {STRIP_REDUCTIONS[program.nodes[i].op]}(r[{k}], x{k}, m);")
-    return _function(signature, [*lines, "}"])
+    functions = [REDUCTIONS[program.nodes[i].op] for i in reductions]
+    lines += [f"  {of_strip}(lanes{k}, x{k}, m);" for k, (of_strip, _) in enumerate(functions)]
+    lines.append("}")
+    lines += [f"r[{k}] = {of_lanes}(lanes{k});" for k, (_, of_lanes) in enumerate(functions)]
+    return _function(signature, lines)
 
 
 def _function(signature, lines):

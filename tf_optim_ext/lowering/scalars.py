@@ -1,6 +1,7 @@
 """The numbers of one step, as the lowerings take them."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ class Scalars:
     """The numbers of one step over a list of variables.
 
     Attributes:
-        step: int64 scalar, Python number or tensor; counts from 1.
+        finished: int64 scalar, Python number or tensor: how many updates there were before.
         learning_rate: Python float, or scalar tensor of float32 or float64.
         gradient_scale: factor of all gradients: Python float, or float64 tensor with one element
             or one for each variable.
@@ -24,10 +25,15 @@ class Scalars:
             for each variable.
     """
 
-    step: Any
+    finished: Any
     learning_rate: Any
     gradient_scale: Any
     hyperparameters: dict
+
+    @functools.cached_property
+    def step(self):
+        """What a rule calls `h.step`; counts from 1."""
+        return self.finished + 1
 
     def rows(self, program):
         """Hyperparameters of a program: float64, of shape [1 or variables, names]."""
@@ -51,7 +57,7 @@ class Scalars:
     def of_variable(self, program, i):
         """What a program calls `h`, for variable number `i`; lacks the variable's size."""
         scale = self.gradient_scale
-        if tf.is_tensor(scale) and scale.shape.rank == 1:
+        if isinstance(scale, tf.Tensor) and scale.shape.rank == 1:
             scale = scale[i]
         values = {"step": self.step, "learning_rate": self.learning_rate, "gradient_scale": scale}
         for name in program.hyperparameters:
@@ -62,13 +68,13 @@ class Scalars:
     def subset(self, indices):
         """The numbers for some of the variables."""
         several = [v for v in self.hyperparameters.values() if isinstance(v, list)]
-        if not several and not (tf.is_tensor(self.gradient_scale) and self.gradient_scale.shape):
-            return self
         scale = self.gradient_scale
-        if tf.is_tensor(scale) and scale.shape.rank == 1:
+        if not several and not (isinstance(scale, tf.Tensor) and scale.shape):
+            return self
+        if isinstance(scale, tf.Tensor) and scale.shape.rank == 1:
             scale = tf.gather(scale, indices)
         hyperparameters = {
             name: [value[i] for i in indices] if isinstance(value, list) else value
             for name, value in self.hyperparameters.items()
         }
-        return Scalars(self.step, self.learning_rate, scale, hyperparameters)
+        return Scalars(self.finished, self.learning_rate, scale, hyperparameters)

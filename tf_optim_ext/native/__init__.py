@@ -138,7 +138,8 @@ def step(program, group, gradients, scalars, lazy=False):
         group: a `targets.Group`.
         gradients: dense tensors, or `tf.IndexedSlices` as `sum_rows` makes them.
         scalars: a `lowering.Scalars`.
-        lazy: whether rows without gradient are left alone; otherwise their gradient is zero.
+        lazy: whether rows without gradient are left alone; otherwise their gradient is zero, and
+            the indices must be increasing.
     """
     by_rows = [i for i, g in enumerate(gradients) if isinstance(g, tf.IndexedSlices)]
     values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]
@@ -148,7 +149,7 @@ def step(program, group, gradients, scalars, lazy=False):
         "scalars": group.scalars,
         "gradients": _readable(values),
         "indices": [gradients[i].indices for i in by_rows],
-        "step": scalars.step,
+        "finished": scalars.finished,
         "learning_rate": scalars.learning_rate,
         "gradient_scale": scalars.gradient_scale,
         "hyperparameters": scalars.rows(program),
@@ -173,16 +174,18 @@ def _readable(gradients):
     return [g if g.dtype in FORMATS else tf.cast(g, tf.float32) for g in gradients]
 
 
-def sum_rows(gradient, rows, name):
+def sum_rows(gradient, rows, name, increasing):
     """Sums the rows of a sparse gradient that have the same index.
 
     Args:
         gradient: a `tf.IndexedSlices`.
         rows: number of rows of its variable.
         name: name of its variable.
+        increasing: whether the indices shall be in that order; otherwise they are if one of them
+            occurs twice.
 
     Returns:
-        A `tf.IndexedSlices` with increasing int64 indices and float32 values.
+        A `tf.IndexedSlices` with different int64 indices and float32 values.
 
     Raises:
         tf.errors.InvalidArgumentError: an index is no row.
@@ -190,7 +193,11 @@ def sum_rows(gradient, rows, name):
     (values,) = _readable([gradient.values])
     with _outside_of_clusters():
         indices, sums = _library().ops.tf_optim_ext_sum_rows(
-            indices=gradient.indices, values=values, rows=rows, variable=name
+            indices=gradient.indices,
+            values=values,
+            rows=rows,
+            increasing=increasing,
+            variable=name,
         )
     return tf.IndexedSlices(sums, indices, gradient.dense_shape)
 

@@ -44,6 +44,7 @@ class SumRowsOp : public OpKernel {
  public:
   explicit SumRowsOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("rows", &rows_));
+    OP_REQUIRES_OK(context, context->GetAttr("increasing", &increasing_));
     OP_REQUIRES_OK(context, context->GetAttr("variable", &variable_));
   }
 
@@ -78,8 +79,14 @@ class SumRowsOp : public OpKernel {
                   errors::InvalidArgument("The sparse gradient of '", variable_, "' has index ",
                                           given[i], ", but the variable has ", rows_,
                                           " rows, [0, ", rows_, ")."));
-    const RowGroups groups = GroupRows(given, count, rows_);
     Tensor *unique, *sums;
+    if (values.dtype() == tensorflow::DT_FLOAT && AllDifferent(given, count, increasing_)) {
+      OP_REQUIRES_OK(context, context->allocate_output(0, {count}, &unique));
+      std::copy_n(given, count, unique->flat<int64_t>().data());
+      context->set_output(1, values);
+      return;
+    }
+    const RowGroups groups = GroupRows(given, count, rows_);
     const int64_t found = static_cast<int64_t>(groups.indices.size());
     OP_REQUIRES_OK(context, context->allocate_output(0, {found}, &unique));
     std::copy(groups.indices.begin(), groups.indices.end(), unique->flat<int64_t>().data());
@@ -92,6 +99,7 @@ class SumRowsOp : public OpKernel {
   }
 
   int64_t rows_;
+  bool increasing_;
   std::string variable_;
 };
 
@@ -115,6 +123,7 @@ REGISTER_OP("TfOptimExtSumRows")
     .Attr("I: {int32, int64}")
     .Attr("T: {float, bfloat16, half}")
     .Attr("rows: int >= 0")
+    .Attr("increasing: bool")
     .Attr("variable: string")
     .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
       using tensorflow::shape_inference::InferenceContext;
@@ -127,8 +136,8 @@ REGISTER_OP("TfOptimExtSumRows")
       context->set_output(1, values);
       return absl::OkStatus();
     })
-    .Doc("Sums the rows of a sparse gradient that have the same index; the indices come back in "
-         "increasing order.");
+    .Doc("Sums the rows of a sparse gradient that have the same index, or hands on what it was given "
+         "if there are none. With `increasing`, the indices come back in that order.");
 
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device(tensorflow::DEVICE_CPU),
                         SquaredNormsOp);

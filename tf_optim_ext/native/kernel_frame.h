@@ -16,6 +16,18 @@
 namespace tf_optim_ext {
 namespace TF_OPTIM_EXT_ISA {
 
+static inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+static inline float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 // Two simple selections each: compilers turn them into vector instructions, nested ones they do not.
 template <typename T>
 static inline T sign(T x) {
@@ -35,38 +47,54 @@ static inline T maximum(T x, T y) {
   return x != x ? x : chosen;
 }
 
+// The same where `bound` is one number for a whole loop: which of the instructions are needed for
+// bounds that are NaN is found before it.
+static inline float minimum_of(float x, float bound) {
+  const float chosen = bound < x ? bound : x;
+  return float_of(bits_of(chosen) | (bound != bound ? 0x7fc00000u : 0u));
+}
+
+static inline float maximum_of(float x, float bound) {
+  const float chosen = bound > x ? bound : x;
+  return float_of(bits_of(chosen) | (bound != bound ? 0x7fc00000u : 0u));
+}
+
 // Reductions work on strips of this many elements in this many lanes, on every instruction set and
 // for any number of threads: the order of the additions is part of the result.
 constexpr int64_t kStrip = 256;
 constexpr int64_t kLanes = 16;
 
-static inline double strip_sum(double sum, const float* x, int64_t n) {
-  float lanes[kLanes] = {};
+static inline void add_strip(double* lanes, const float* x, int64_t n) {
+  float strip[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += x[i + lane];
-  for (int64_t lane = 0; i + lane < n; ++lane) lanes[lane] += x[i + lane];
-  double strip = 0.0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) strip += static_cast<double>(lanes[lane]);
-  return sum + strip;
+    for (int64_t lane = 0; lane < kLanes; ++lane) strip[lane] += x[i + lane];
+  for (int64_t lane = 0; i + lane < n; ++lane) strip[lane] += x[i + lane];
+  for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += static_cast<double>(strip[lane]);
 }
 
-static inline double strip_max(double highest, const float* x, int64_t n) {
-  float strip = 0.0f;
-  for (int64_t i = 0; i < n; ++i) strip = maximum(strip, x[i]);
-  return maximum(highest, static_cast<double>(strip));
+static inline double sum_of_lanes(double* lanes) {
+  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  return lanes[0];
 }
 
-static inline uint32_t bits_of(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
+static inline void max_strip(double* lanes, const float* x, int64_t n) {
+  float strip[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      strip[lane] = maximum(strip[lane], x[i + lane]);
+  for (int64_t lane = 0; i + lane < n; ++lane) strip[lane] = maximum(strip[lane], x[i + lane]);
+  for (int64_t lane = 0; lane < kLanes; ++lane)
+    lanes[lane] = maximum(lanes[lane], static_cast<double>(strip[lane]));
 }
 
-static inline float float_of(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+static inline double max_of_lanes(double* lanes) {
+  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (int64_t lane = 0; lane < half; ++lane)
+      lanes[lane] = maximum(lanes[lane], lanes[lane + half]);
+  return lanes[0];
 }
 
 // Two steps of Halley's method from a guess by the exponent; written so that it vectorises, which a
@@ -88,12 +116,33 @@ static inline float cube_root(float x) {
   return float_of(bits_of(root) | (bits_of(x) & 0x80000000u));
 }
 
-// exp, log and power of float32, in double inside, and without branches or tables: they vectorise,
-// which calls of the C library do not.
-static inline double double_of(uint64_t bits) {
-  double x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+// exp, log and power of float32 without branches or tables: they vectorise, which calls of the C
+// library do not. The coefficients are those of the polynomials with the least largest relative
+// error, 3e-9 and 4e-12.
+
+// exp(r) * 2^n for |r| <= log(2) / 2; two factors, as 2^n alone may be no float32.
+static inline float scaled_exp(float r, int32_t n) {
+  float q = 1.38142e-3f;
+  q = q * r + 8.3689e-3f;
+  q = q * r + 4.166841e-2f;
+  q = q * r + 1.6666519e-1f;
+  q = q * r + 4.9999993e-1f;
+  const int32_t half = n >> 1;
+  const float scale = float_of(static_cast<uint32_t>(half + 127) << 23);
+  return (r * r * q + r + 1.0f) * scale *
+         float_of(static_cast<uint32_t>(n - half + 127) << 23);
+}
+
+static inline float exponential(float x) {
+  // Beyond, the result is infinity or zero in float32.
+  const float a = minimum_of(maximum_of(x, -110.0f), 90.0f);
+  // Adding 1.5 * 2^23 rounds to an integer, which the low bits hold.
+  const float magic = 12582912.0f;
+  const float shifted = a * 1.44269504f + magic;
+  const float n = shifted - magic;
+  // log(2) in two parts, of which the first has so few digits that its product is exact.
+  const float r = (a - n * 0.693359375f) + n * 2.12194440e-4f;
+  return scaled_exp(r, static_cast<int32_t>(bits_of(shifted) - bits_of(magic)));
 }
 
 static inline uint64_t bits_of(double x) {
@@ -102,52 +151,41 @@ static inline uint64_t bits_of(double x) {
   return bits;
 }
 
-static inline float exp_of(double x) {
-  // Beyond, the result is infinity or zero in float32.
-  const double above = x < -200.0 ? -200.0 : x;
-  const double a = above > 200.0 ? 200.0 : above;
-  // Adding 1.5 * 2^52 rounds to an integer, which the low bits hold.
-  const double magic = 6755399441055744.0;
-  const double shifted = a * 1.4426950408889634 + magic;
-  const double r = a - (shifted - magic) * 0.6931471805599453;
-  double p = 1.0 / 40320;
-  p = p * r + 1.0 / 5040;
-  p = p * r + 1.0 / 720;
-  p = p * r + 1.0 / 120;
-  p = p * r + 1.0 / 24;
-  p = p * r + 1.0 / 6;
-  p = p * r + 0.5;
-  p = p * r + 1.0;
-  p = p * r + 1.0;
-  return static_cast<float>(p * double_of((bits_of(shifted) - bits_of(magic) + 1023) << 52));
+// 2^x rounded to float32; x may be NaN.
+static inline float exp2_of(double x) {
+  const double above = x < -160.0 ? -160.0 : x;
+  const double a = above > 130.0 ? 130.0 : above;
+  const double magic = 6755399441055744.0;  // 1.5 * 2^52
+  const double shifted = a + magic;
+  const float r = static_cast<float>((a - (shifted - magic)) * 0.6931471805599453);
+  return scaled_exp(r, static_cast<int32_t>(static_cast<uint32_t>(bits_of(shifted))));
 }
 
-static inline double log_of(float x) {
+static inline double log2_of(float x) {
   const uint32_t bits = bits_of(x);
   const float mantissa = float_of((bits & 0x007fffffu) | 0x3f800000u);
   const bool large = mantissa > 1.41421356f;
   const int32_t exponent = static_cast<int32_t>(bits >> 23) - 127;
-  const double m = large ? 0.5 * mantissa : 1.0 * mantissa;
+  const double m = large ? 0.5f * mantissa : 1.0f * mantissa;
   const double e = static_cast<double>(large ? exponent + 1 : exponent);
+  // The series of 2 * atanh(s) / log(2).
   const double s = (m - 1.0) / (m + 1.0);
   const double z = s * s;
-  double p = 1.0 / 13;
-  p = p * z + 1.0 / 11;
-  p = p * z + 1.0 / 9;
-  p = p * z + 1.0 / 7;
-  p = p * z + 1.0 / 5;
-  p = p * z + 1.0 / 3;
-  p = p * z + 1.0;
-  const double finite = e * 0.6931471805599453 + 2.0 * s * p;
+  double p = 0.34078315746032994;
+  p = p * z + 0.4116699051366843;
+  p = p * z + 0.577083631030961;
+  p = p * z + 0.9617966731042273;
+  p = p * z + 2.8853900817902756;
+  const double finite = e + s * p;
   const double special = x == 0.0f ? -INFINITY : static_cast<double>(x);
   const double wide = x < INFINITY ? finite : special;  // infinity and NaN
   const double positive = x > 0.0f ? wide : special;    // zero, negative numbers and NaN
   return x < 0.0f ? static_cast<double>(NAN) : positive;
 }
 
-static inline float exponential(float x) { return exp_of(static_cast<double>(x)); }
-
-static inline float logarithm(float x) { return static_cast<float>(log_of(x)); }
+static inline float logarithm(float x) {
+  return static_cast<float>(log2_of(x) * 0.6931471805599453);
+}
 
 static inline bool is_whole(float x) {
   const float magnitude = float_of(bits_of(x) & 0x7fffffffu);
@@ -157,7 +195,7 @@ static inline bool is_whole(float x) {
 
 static inline float power(float x, float y) {
   const float magnitude = float_of(bits_of(x) & 0x7fffffffu);
-  const float r = exp_of(static_cast<double>(y) * log_of(magnitude));
+  const float r = exp2_of(static_cast<double>(y) * log2_of(magnitude));
   const bool whole = is_whole(y);
   const bool odd = whole & !is_whole(0.5f * y);
   // Negative bases: the sign of an odd power; NaN unless the exponent is whole.
@@ -235,14 +273,14 @@ static void store(Format format, const float* __restrict from, uint16_t* __restr
 }
 
 static double sum_of_squares(const float* x, int64_t n) {
-  double sum = 0.0;
+  double lanes[kLanes] = {};
   for (int64_t begin = 0; begin < n; begin += kStrip) {
     const int64_t m = n - begin < kStrip ? n - begin : kStrip;
     float squares[kStrip];
     for (int64_t j = 0; j < m; ++j) squares[j] = x[begin + j] * x[begin + j];
-    sum = strip_sum(sum, squares, m);
+    add_strip(lanes, squares, m);
   }
-  return sum;
+  return sum_of_lanes(lanes);
 }
 
 template <int kCount>

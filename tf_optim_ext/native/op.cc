@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "op_common.h"
+#include "row_sums.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/resource_mgr.h"
@@ -150,14 +151,15 @@ class StepOp : public OpKernel {
   // Fills one row of the step's scalars per variable.
   absl::Status ReadScalars(OpKernelContext* context, const Kernel& kernel,
                            std::vector<double>* h) const {
-    const Tensor *step, *rate, *scale, *hyper;
-    TF_RETURN_IF_ERROR(context->input("step", &step));
+    const Tensor *finished, *rate, *scale, *hyper;
+    TF_RETURN_IF_ERROR(context->input("finished", &finished));
     TF_RETURN_IF_ERROR(context->input("learning_rate", &rate));
     TF_RETURN_IF_ERROR(context->input("gradient_scale", &scale));
     TF_RETURN_IF_ERROR(context->input("hyperparameters", &hyper));
-    if (step->NumElements() != 1 || rate->NumElements() != 1)
-      return errors::InvalidArgument("`step` and `learning_rate` must be scalars. Received shapes ",
-                                     step->shape().DebugString(), " and ",
+    if (finished->NumElements() != 1 || rate->NumElements() != 1)
+      return errors::InvalidArgument("`finished` and `learning_rate` must be scalars. Received "
+                                     "shapes ",
+                                     finished->shape().DebugString(), " and ",
                                      rate->shape().DebugString());
     const int64_t scales = scale->NumElements();
     if (scales != 1 && scales != count_)
@@ -176,7 +178,7 @@ class StepOp : public OpKernel {
     h->resize(static_cast<size_t>(count_) * width);
     for (int v = 0; v < count_; ++v) {
       double* row = h->data() + static_cast<size_t>(v) * width;
-      row[kStep] = static_cast<double>(step->flat<int64_t>()(0));
+      row[kStep] = static_cast<double>(finished->flat<int64_t>()(0)) + 1.0;
       row[kLearningRate] = learning_rate;
       row[kGradientScale] = scale->flat<double>()(scales == 1 ? 0 : v);
       row[kSize] = 0.0;
@@ -239,14 +241,14 @@ class StepOp : public OpKernel {
                                      expected.DebugString());
     if (k < 0) return absl::OkStatus();
     const auto rows = indices[k].vec<int64_t>();
-    int64_t previous = -1;
-    for (int64_t i = 0; i < rows.size(); ++i) {
-      if (rows(i) <= previous || rows(i) >= weights.dim_size(0))
+    for (int64_t i = 0; i < rows.size(); ++i)
+      if (rows(i) < 0 || rows(i) >= weights.dim_size(0))
         return errors::InvalidArgument("The indices of the gradient of variable number ", v,
-                                       " must be increasing and in [0, ", weights.dim_size(0),
-                                       "). Received ", rows(i), " after ", previous);
-      previous = rows(i);
-    }
+                                       " must be in [0, ", weights.dim_size(0), "). Received ",
+                                       rows(i));
+    if (!AllDifferent(rows.data(), rows.size(), !lazy_))
+      return errors::InvalidArgument("The indices of the gradient of variable number ", v,
+                                     " must be ", lazy_ ? "different." : "increasing.");
     return absl::OkStatus();
   }
 
@@ -321,7 +323,7 @@ REGISTER_OP("TfOptimExtStep")
     .Input("scalars: S * resource")
     .Input("gradients: T")
     .Input("indices: R * int64")
-    .Input("step: int64")
+    .Input("finished: int64")
     .Input("learning_rate: L")
     .Input("gradient_scale: double")
     .Input("hyperparameters: double")

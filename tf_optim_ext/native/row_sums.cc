@@ -45,6 +45,30 @@ void Sort(int64_t rows, std::vector<Key>* keys) {
 }  // namespace
 
 template <typename Index>
+bool AllDifferent(const Index* indices, int64_t count, bool increasing) {
+  int64_t ascents = 1;
+  while (ascents < count && indices[ascents - 1] < indices[ascents]) ++ascents;
+  if (ascents >= count) return true;
+  if (increasing) return false;
+  // A hash table with open addressing; at most half of it is filled.
+  int bits = 1;
+  while (int64_t{1} << bits < 2 * count) ++bits;
+  const uint64_t mask = (uint64_t{1} << bits) - 1;
+  std::vector<Index> table(mask + 1, Index{-1});
+  for (int64_t i = 0; i < count; ++i) {
+    // Fibonacci hashing: neighbouring indices do not become neighbours.
+    uint64_t slot = static_cast<uint64_t>(indices[i]) * 0x9e3779b97f4a7c15u >> (64 - bits);
+    for (; table[slot] != -1; slot = (slot + 1) & mask)
+      if (table[slot] == indices[i]) return false;
+    table[slot] = indices[i];
+  }
+  return true;
+}
+
+template bool AllDifferent(const int32_t*, int64_t, bool);
+template bool AllDifferent(const int64_t*, int64_t, bool);
+
+template <typename Index>
 RowGroups GroupRows(const Index* indices, int64_t count, int64_t rows) {
   std::vector<Key> keys(count);
   bool increasing = true;

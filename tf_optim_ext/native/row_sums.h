@@ -17,6 +17,10 @@ struct RowGroups {
   std::vector<int64_t> order;
 };
 
+// Whether no index occurs twice; `increasing` asks for their order as well.
+template <typename Index>
+bool AllDifferent(const Index* indices, int64_t count, bool increasing);
+
 // Groups indices in [0, rows).
 template <typename Index>
 RowGroups GroupRows(const Index* indices, int64_t count, int64_t rows);

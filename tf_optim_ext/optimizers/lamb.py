@@ -61,8 +61,8 @@ class Lamb(LayerwiseOptimizer):
     def rule(w, g, s, h):
         s.momentum = lerp(g, s.momentum, h.beta_1)
         s.velocity = lerp(square(g), s.velocity, h.beta_2)
-        m = s.momentum / (1 - h.beta_1**h.step)
-        v = s.velocity / (1 - h.beta_2**h.step)
+        m = 1 / (1 - h.beta_1**h.step) * s.momentum
+        v = 1 / (1 - h.beta_2**h.step) * s.velocity
         r = m / (sqrt(v) + h.epsilon)
         u = where(h.weight_decay != 0, r + h.weight_decay * w, r)
         w_norm, u_norm = norm(w), norm(u)

@@ -3,13 +3,14 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import clip, sqrt, square, where
+from tf_optim_ext.rule import absolute, maximum, sqrt, square, where
 
 
 def proximal(p, rate, h):
     """Where weights `p` end up that are pulled to 0 by both penalties for a step of `rate`."""
     threshold = rate * h.l1_regularization_strength
-    shrunk = p - clip(p, -threshold, threshold)
+    magnitude = maximum(absolute(p) - threshold, 0.0)
+    shrunk = where(p < 0, -magnitude, magnitude)
     return shrunk / (1.0 + rate * h.l2_regularization_strength)
 
 

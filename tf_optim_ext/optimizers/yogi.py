@@ -10,11 +10,12 @@ from tf_optim_ext.rule import absolute, clip, exp, lerp, sign, sqrt, square, whe
 def tanh(x):
     """Hyperbolic tangent, to the last digits of float64 also for small `x`."""
     x = clip(x, -20.0, 20.0)  # where it is 1 in float64
-    y = square(x)
-    # The continued fraction of Lambert, as 1 - 2 / ... would cancel.
+    y, e = square(x), exp(2.0 * x)
+    # The continued fraction of Lambert, as the difference would cancel.
     p = 135135.0 + y * (17325.0 + y * (378.0 + y))
     q = 135135.0 + y * (62370.0 + y * (3150.0 + y * 28.0))
-    return where(absolute(x) < 0.5, x * p / q, 1.0 - 2.0 / (exp(2.0 * x) + 1.0))
+    small = absolute(x) < 0.5
+    return where(small, x * p, e - 1.0) / where(small, q, e + 1.0)
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
