@@ -23,6 +23,8 @@ OWN: dict[str, Any] = {
     "fully_decoupled_weight_decay": False,
     "sparse": "exact",
     "row_wise": False,
+    "stochastic_rounding": False,
+    "seed": 0,
 }
 COMMON = {**OF_KERAS, **OWN}
 INTERVALS = {
@@ -33,13 +35,14 @@ INTERVALS = {
     "ema_momentum": "[0, 1]",
     "loss_scale_factor": "(0, inf)",
 }
-WHOLE_NUMBERS_FROM = {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 1}
+WHOLE_NUMBERS_FROM = {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 1, "seed": 0}
 BOOLEANS = (
     "use_ema",
     "cautious",
     "cautious_weight_decay",
     "fully_decoupled_weight_decay",
     "row_wise",
+    "stochastic_rounding",
 )
 CHOICES = {"sparse": ("exact", "lazy", "catch_up")}
 
@@ -56,7 +59,7 @@ def take_common(owner, kwargs):
         if taken[name] is not None and not is_schedule:
             taken[name] = checks.number(owner, name, taken[name], interval)
     for name, lowest in WHOLE_NUMBERS_FROM.items():
-        if taken[name] is not None:
+        if taken[name] is not None or COMMON[name] is not None:
             taken[name] = checks.whole_number(owner, name, taken[name], lowest)
     for name in BOOLEANS:
         taken[name] = checks.boolean(owner, name, taken[name])

@@ -43,6 +43,7 @@ void TestKernel(const std::string& set, const toe::Table& table, const toe::Kern
   std::vector<Example> variables;
   for (size_t v = 0; v < sizes.size(); ++v)
     variables.push_back(Make(kernel, formats, sizes[v], WidthOf(sizes[v]), v));
+  for (size_t v = 1; v < sizes.size(); v += 2) variables[v].rounding = 12345 + v;
   const std::vector<Example> one = Run(table, kernel, variables, 1);
   const std::vector<Example> several = Run(table, kernel, variables, 4);
   for (size_t v = 0; v < one.size(); ++v)
@@ -173,6 +174,45 @@ void TestConversions(const std::string& set, const toe::Table& table) {
 }
 
 // What is too small is zero for every thread, and the calling thread has it back afterwards.
+// What is stored at random is one of the two neighbours, the right one on average.
+void TestRandomStores(const std::string& set, const toe::Table& table) {
+  const int64_t n = 40000;
+  for (Format format : {toe::kBFloat16, toe::kFloat16}) {
+    const bool half = format == toe::kFloat16;
+    // Among them a number that is none of the normal ones in float16, and one that is one already.
+    for (float value : {1.001f, -3.1415926f, 3e-6f, 1.5f, 60001.0f, 0.0f}) {
+      const std::vector<float> values(n, value);
+      std::vector<uint16_t> stored(n), baseline(n), parts(n);
+      std::vector<float> loaded(n);
+      table.store_randomly(format, values.data(), stored.data(), n, 77, 5);
+      Baseline().store_randomly(format, values.data(), baseline.data(), n, 77, 5);
+      for (int64_t i = 0; i < n; i += 1000)
+        table.store_randomly(format, &values[i], &parts[i], 1000, 77, 5 + i);
+      if (stored != baseline || stored != parts)
+        Fail(set + ": stochastic rounding depends on more than key and position");
+      table.load(format, stored.data(), loaded.data(), n);
+      const auto [lowest, highest] = std::minmax_element(loaded.begin(), loaded.end());
+      const double distance = static_cast<double>(*highest) - *lowest;
+      const double unit =
+          half ? std::max(std::fabs(value) * 0x1p-10, 0x1p-24) : std::fabs(value) * 0x1p-7;
+      if (*lowest > value || *highest < value || distance > unit)
+        Fail(set + ": " + std::to_string(value) + " was not rounded to a neighbour");
+      double sum = 0.0;
+      for (float x : loaded) sum += x;
+      // Five standard deviations of the mean, of which each number has at most half a distance.
+      if (std::fabs(sum / n - value) > 2.5 * distance / std::sqrt(n))
+        Fail(set + ": the mean of " + std::to_string(value) + " is " + std::to_string(sum / n));
+    }
+    for (float value : {INFINITY, -INFINITY, NAN, 3e38f}) {
+      uint16_t nearest, stored;
+      table.store(format, &value, &nearest, 1);
+      table.store_randomly(format, &value, &stored, 1, 3, 0);
+      if (stored != nearest && (half || value != 3e38f))
+        Fail(set + ": special numbers are rounded as usual");
+    }
+  }
+}
+
 void TestDenormals(const std::string& set, const toe::Table& table) {
   volatile float tiny = 1e-40f;
   const int64_t size = 100000;
@@ -234,6 +274,7 @@ int main(int argc, char** argv) {
     TestRows(set, *table);
     TestSquaredNorms(set, *table);
     TestConversions(set, *table);
+    TestRandomStores(set, *table);
     TestDenormals(set, *table);
     std::printf("%s: %d kernels\n", set, table->count);
   }

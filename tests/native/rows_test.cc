@@ -51,7 +51,7 @@ Example Dense(const Example& by_rows) {
 
 // Some rows of an example with a dense gradient, as an example of its own.
 Example Part(const Example& dense, const std::vector<int64_t>& rows) {
-  Example part{dense.width, {}, {}, std::nullopt};
+  Example part{dense.width, {}, {}, std::nullopt, std::nullopt};
   for (const Buffer& buffer : dense.buffers)
     part.buffers.push_back(buffer.Gather(dense.width, rows));
   const int64_t count = dense.row_count();

@@ -127,6 +127,7 @@ struct Example {
   std::vector<Buffer> buffers;               // weights, gradient, slots
   std::vector<double> state;                 // of a kernel by row: for each number, every row's
   std::optional<std::vector<int64_t>> rows;  // those that the gradient has; none: all
+  std::optional<uint32_t> rounding;          // key of stochastic rounding; none: to nearest
 
   int64_t size() const { return buffers[0].size(); }
   int64_t row_count() const { return width == 0 ? 0 : size() / width; }
@@ -134,7 +135,7 @@ struct Example {
 
 inline Example Make(const toe::Kernel& kernel, const std::vector<Format>& formats, int64_t size,
                     int64_t width, uint64_t seed) {
-  Example example{width, {}, {}, std::nullopt};
+  Example example{width, {}, {}, std::nullopt, std::nullopt};
   for (size_t i = 0; i < formats.size(); ++i) {
     Random random(seed * 100 + i);
     std::vector<float> values(size);
@@ -197,7 +198,8 @@ inline std::vector<Example> Run(const toe::Table& table, const toe::Kernel& kern
       rows_state[v].push_back(example.state.data() + k * example.row_count());
     work.push_back({example.size(), example.width, arrays[v].data(),
                     example.rows ? &rows[v] : nullptr, h[v].data(),
-                    kernel.by_row ? nullptr : example.state.data(), rows_state[v].data()});
+                    kernel.by_row ? nullptr : example.state.data(), rows_state[v].data(),
+                    example.rounding ? &*example.rounding : nullptr});
   }
   toe::Run(table, kernel, work, lazy, Threads(threads));
   return examples;

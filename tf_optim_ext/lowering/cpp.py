@@ -312,8 +312,8 @@ def emit(programs):
     pointers = "\n".join(f"    &{kernel_name(p)}::kernel," for p in unique.values())
     parts.append(f"static const Kernel* const kernels[] = {{\n{pointers}\n}};")
     parts.append(
-        f"extern const Table table = {{{len(unique)}, kernels, load, store, sum_of_squares, "
-        "stream};\n\n"
+        f"extern const Table table = {{{len(unique)}, kernels, load, store, store_randomly, "
+        "sum_of_squares, stream};\n\n"
         "}  // namespace TF_OPTIM_EXT_ISA\n}  // namespace tf_optim_ext"
     )
     return "\n\n".join(parts) + "\n"

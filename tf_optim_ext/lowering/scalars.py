@@ -23,12 +23,14 @@ class Scalars:
             or one for each variable.
         hyperparameters: dict from name to a float or scalar tensor, or to a list of these, with one
             for each variable.
+        rounding: keys of the stochastic rounding of weights, for each variable; None: to nearest.
     """
 
     finished: Any
     learning_rate: Any
     gradient_scale: Any
     hyperparameters: dict
+    rounding: list | None = None
 
     @functools.cached_property
     def step(self):
@@ -69,7 +71,8 @@ class Scalars:
         """The numbers for some of the variables."""
         several = [v for v in self.hyperparameters.values() if isinstance(v, list)]
         scale = self.gradient_scale
-        if not several and not (isinstance(scale, tf.Tensor) and scale.shape):
+        whole = len(indices) == len(self.rounding or indices)
+        if whole and not several and not (isinstance(scale, tf.Tensor) and scale.shape):
             return self
         if isinstance(scale, tf.Tensor) and scale.shape.rank == 1:
             scale = tf.gather(scale, indices)
@@ -77,4 +80,5 @@ class Scalars:
             name: [value[i] for i in indices] if isinstance(value, list) else value
             for name, value in self.hyperparameters.items()
         }
-        return Scalars(self.finished, self.learning_rate, scale, hyperparameters)
+        rounding = self.rounding and [self.rounding[i] for i in indices]
+        return Scalars(self.finished, self.learning_rate, scale, hyperparameters, rounding)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_optim_ext import compat, replica, sparse
-from tf_optim_ext.lowering import interpreter
+from tf_optim_ext.lowering import interpreter, rounding
 
 
 def _is_number(x):
@@ -157,6 +157,9 @@ def step(program, on, gradients, scalars, lazy=False):
         _kind_of_update(gradient)(program, on, i, gradient, common)
         for i, gradient in enumerate(gradients)
     ]
+    if scalars.rounding:
+        for update, key in zip(updates, scalars.rounding):
+            update.round_weights_at_random(key, scalars.step)
     known = _known(program, updates, scalars)
     interpreter.add_global_sums(program, known, lambda i, roots: updates[i].sums(roots, known[i]))
     for i, update in enumerate(updates):
@@ -207,6 +210,13 @@ class _Update:
         names = program.variable_scalars
         self._numbers = {n: scalar[i] for n, scalar in zip(names, on.variable_scalars)}
         self.state = {**{n: self._read_number(v) for n, v in self._numbers.items()}, **common}
+        self._rounded = None
+
+    def round_weights_at_random(self, key, step):
+        """Asks for stochastic rounding, if the variable has 16 bits."""
+        dtype = self.weight.dtype
+        if dtype in (tf.bfloat16, tf.float16):
+            self._rounded = lambda x: rounding.rounded(x, dtype, key, step, self._positions())
 
     def sums(self, roots, known):
         """Sums over the elements of some nodes, as float64."""
@@ -217,6 +227,8 @@ class _Update:
         program = self._program
         outputs = {**program.outputs, **program.scalar_outputs}
         new = dict(zip(outputs, self._evaluate(list(outputs.values()), known)))
+        if self._rounded and "w" in program.outputs:
+            new["w"] = self._rounded(new["w"])
         for name in program.outputs:
             self._assign(self._tensors[name], new[name])
         for name, variable in self._numbers.items():
@@ -248,6 +260,10 @@ class _Update:
     def _values(self):
         return tf.ensure_shape(self._gradient, self.weight.shape)
 
+    def _positions(self):
+        shape = self.weight.shape
+        return tf.reshape(tf.range(shape.num_elements()), shape)
+
     def _read(self, variable):
         return replica.read(variable)
 
@@ -274,6 +290,12 @@ class _RowsUpdate(_Update):
 
     def _values(self):
         return self._gradient.values
+
+    def _positions(self):
+        shape = self.weight.shape[1:]
+        width = shape.num_elements()
+        first = self._gradient.indices[:, tf.newaxis] * width
+        return tf.reshape(first + tf.range(width, dtype=tf.int64), [-1, *shape])
 
     def _read(self, variable):
         return replica.read_rows(variable, self._gradient.indices)

@@ -156,7 +156,11 @@ def step(program, group, gradients, scalars, lazy=False):
     }
     with _outside_of_clusters():
         _library().ops.tf_optim_ext_step(
-            **arguments, rule=f"rule_{program.fingerprint}", by_rows=by_rows, lazy=lazy
+            **arguments,
+            rule=f"rule_{program.fingerprint}",
+            by_rows=by_rows,
+            lazy=lazy,
+            rounding=scalars.rounding or [],
         )
 
 

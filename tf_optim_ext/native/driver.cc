@@ -27,7 +27,7 @@ constexpr int64_t kSegment = 16384;
 constexpr int64_t kBlock = 1024;
 // Rows are fetched from memory this many rows before they are updated.
 constexpr int64_t kRowsAhead = 4;
-constexpr int kGradient = 1;
+constexpr int kWeights = 0, kGradient = 1;
 // Work is handed to threads in slabs of about this many bytes.
 constexpr int64_t kSlabBytes = 512 * 1024;
 
@@ -96,14 +96,31 @@ void Accumulate(const Pass& pass, const double* partial, double* total) {
   }
 }
 
-// One pass over arrays, by way of float32 blocks.
-void RunConverted(const Table& table, const Pass& pass, int count, const Array* arrays,
-                  int64_t size, const float* c, double* r) {
+// Arrays of `size` elements that begin at element `first` of a variable.
+struct Part {
+  Part(const Variable& variable, int count, int64_t first, int64_t size)
+      : first(first), size(size), rounding(variable.rounding) {
+    for (int i = 0; i < count; ++i) {
+      const bool is_elsewhere = i == kGradient && variable.rows != nullptr;
+      arrays[i] = {Advance(variable.arrays[i], is_elsewhere ? 0 : first),
+                   variable.arrays[i].format};
+    }
+  }
+
+  Array arrays[kMaxArrays];
+  int64_t first, size;
+  const uint32_t* rounding;
+};
+
+// One pass over a part, by way of float32 blocks.
+void RunConverted(const Table& table, const Pass& pass, int count, const Part& part,
+                  const float* c, double* r) {
+  const Array* const arrays = part.arrays;
   alignas(64) float blocks[kMaxArrays][kBlock];
   float* pointers[kMaxArrays];
   for (int k = 0; k < pass.reductions; ++k) r[k] = 0.0;
-  for (int64_t done = 0; done < size; done += kBlock) {
-    const int64_t n = std::min(kBlock, size - done);
+  for (int64_t done = 0; done < part.size; done += kBlock) {
+    const int64_t n = std::min(kBlock, part.size - done);
     for (int i = 0; i < count; ++i) {
       void* const data = Advance(arrays[i], done);
       if (arrays[i].format == kFloat32) {
@@ -118,35 +135,32 @@ void RunConverted(const Table& table, const Pass& pass, int count, const Array* 
     pass.run(n, pointers, c, partial);
     Accumulate(pass, partial, r);
     for (int i = 0; i < count; ++i) {
-      if (arrays[i].format != kFloat32 && (pass.writes >> i & 1))
-        table.store(arrays[i].format, blocks[i],
-                    static_cast<uint16_t*>(Advance(arrays[i], done)), n);
+      const Format format = arrays[i].format;
+      if (format == kFloat32 || !(pass.writes >> i & 1)) continue;
+      uint16_t* const to = static_cast<uint16_t*>(Advance(arrays[i], done));
+      if (i == kWeights && part.rounding != nullptr) {
+        table.store_randomly(format, blocks[i], to, n, *part.rounding, part.first + done);
+      } else {
+        table.store(format, blocks[i], to, n);
+      }
     }
   }
 }
 
-// One pass over arrays of `size` elements.
-void RunPass(const Table& table, const Pass& pass, int count, const Array* arrays, int64_t size,
-             const float* c, double* r) {
+// One pass over a part.
+void RunPass(const Table& table, const Pass& pass, int count, const Part& part, const float* c,
+             double* r) {
   float* pointers[kMaxArrays];
   bool direct = true;
   for (int i = 0; i < count; ++i) {
-    direct &= arrays[i].format == kFloat32;
-    pointers[i] = static_cast<float*>(arrays[i].data);
+    direct &= part.arrays[i].format == kFloat32;
+    pointers[i] = static_cast<float*>(part.arrays[i].data);
   }
   if (direct) {
-    pass.run(size, pointers, c, r);
+    pass.run(part.size, pointers, c, r);
   } else {
-    RunConverted(table, pass, count, arrays, size, c, r);
+    RunConverted(table, pass, count, part, c, r);
   }
-}
-
-// Arrays from element `begin` on; those of the gradient from `gradient_begin` on.
-void Part(const Variable& variable, int count, int64_t begin, int64_t gradient_begin,
-          Array* part) {
-  for (int i = 0; i < count; ++i)
-    part[i] = {Advance(variable.arrays[i], i == kGradient ? gradient_begin : begin),
-               variable.arrays[i].format};
 }
 
 // A gradient of which some rows are there, as an array of one segment, the others zero.
@@ -205,15 +219,13 @@ thread_local std::vector<float> SpreadGradient::zeros_;
 
 void RunSegment(const Table& table, const Pass& pass, int count, const Variable& variable,
                 const Segment& segment, const float* c, double* r) {
-  Array part[kMaxArrays];
+  Part part(variable, count, segment.begin, segment.size);
   if (variable.rows == nullptr) {
-    Part(variable, count, segment.begin, segment.begin, part);
-    RunPass(table, pass, count, part, segment.size, c, r);
+    RunPass(table, pass, count, part, c, r);
   } else {
-    Part(variable, count, segment.begin, 0, part);
     const SpreadGradient gradient(table, variable, segment.begin, segment.size);
-    part[kGradient] = gradient.array();
-    RunPass(table, pass, count, part, segment.size, c, r);
+    part.arrays[kGradient] = gradient.array();
+    RunPass(table, pass, count, part, c, r);
   }
 }
 
@@ -234,14 +246,15 @@ void RunPresentRows(const Table& table, const Pass& pass, int count, const Varia
                     const Segment& segment, const float* c) {
   const int64_t* const indices = variable.rows->indices;
   const int64_t width = variable.width, end = segment.begin + segment.size;
+  const Array& gradient = variable.arrays[kGradient];
   for (int64_t k = segment.begin; k < end;) {
     int64_t next = k + 1;
     while (next < end && indices[next] == indices[next - 1] + 1) ++next;
     if (next + kRowsAhead < variable.rows->count)
       Prefetch(variable, count, indices[next + kRowsAhead] * width);
-    Array part[kMaxArrays];
-    Part(variable, count, indices[k] * width, k * width, part);
-    RunPass(table, pass, count, part, (next - k) * width, c, nullptr);
+    Part part(variable, count, indices[k] * width, (next - k) * width);
+    part.arrays[kGradient] = {Advance(gradient, k * width), gradient.format};
+    RunPass(table, pass, count, part, c, nullptr);
     k = next;
   }
 }
@@ -252,15 +265,14 @@ void RunRow(const Table& table, const Kernel& kernel, const Variable& variable, 
   const int count = 2 + kernel.slots, state = StateScalars(kernel);
   double* const own = h + Width(kernel) - state;
   for (int k = 0; k < state; ++k) own[k] = variable.rows_state[k][row];
-  Array part[kMaxArrays];
-  Part(variable, count, row * variable.width, 0, part);
-  part[kGradient] = gradient;
+  Part part(variable, count, row * variable.width, variable.width);
+  part.arrays[kGradient] = gradient;
   double reductions[kMaxReductions] = {};
   double* r = reductions;
   for (int p = 0; p < kernel.passes; ++p) {
     float c[kMaxScalars];
     kernel.pass[p].scalars(h, reductions, c);
-    RunPass(table, kernel.pass[p], count, part, variable.width, c, r);
+    RunPass(table, kernel.pass[p], count, part, c, r);
     r += kernel.pass[p].reductions;
   }
   if (kernel.finish == nullptr) return;

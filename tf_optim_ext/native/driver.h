@@ -32,6 +32,7 @@ struct Variable {
   double* h;                   // `Width` scalars of the step; the driver sets h[kSize]
   double* state;               // receives the new values of the `StateScalars`
   double* const* rows_state;   // of a kernel by row, instead: for each number, that of every row
+  const uint32_t* rounding;    // key of the stochastic rounding of weights; null: to nearest
 };
 
 // Calls `run` on ranges that together cover [0, count), possibly from several threads at once.

@@ -12,6 +12,21 @@ enum Format : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 // How the partial results of a reduction become one: over a variable, or over all variables.
 enum Combine : int { kSum = 0, kMax = 1, kGlobalSum = 2 };
 
+// A permutation of all numbers of 32 bits without visible order (Wellons, "Prospecting for hash
+// functions", whose constants these are), which makes the numbers of stochastic rounding.
+static inline uint32_t Scramble(uint32_t x) {
+  x ^= x >> 16;
+  x *= 0x7feb352du;
+  x ^= x >> 15;
+  x *= 0x846ca68bu;
+  return x ^ x >> 16;
+}
+
+// Of one variable and step, from the key of the variable.
+static inline uint32_t RoundingKey(uint32_t key, uint32_t step) {
+  return Scramble(step * 0x9e3779b1u + key);
+}
+
 // The first of the step's scalars. The rule's hyperparameters follow, then its state of one number
 // for each variable, then its state of one number for all variables.
 enum Reserved : int { kStep, kLearningRate, kGradientScale, kSize, kReserved };
@@ -64,6 +79,10 @@ struct Table {
   // Conversion between a 16-bit format and float32; stores round to nearest even.
   void (*load)(Format format, const uint16_t* from, float* to, int64_t n);
   void (*store)(Format format, const float* from, uint16_t* to, int64_t n);
+  // The same, rounded up or down at random, so that the result is right on average. The numbers
+  // depend on the key and on the position, of which `first` is that of the first element.
+  void (*store_randomly)(Format format, const float* from, uint16_t* to, int64_t n, uint32_t key,
+                         int64_t first);
   double (*sum_of_squares)(const float* x, int64_t n);
   // Adds g to each of `count` (1 to 4) arrays, in one pass: the memory limit to compare with.
   void (*stream)(int count, float* const* arrays, const float* g, int64_t n);

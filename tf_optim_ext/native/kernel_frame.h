@@ -272,6 +272,37 @@ static void store(Format format, const float* __restrict from, uint16_t* __restr
   for (; i < n; ++i) to[i] = to_float16(from[i]);
 }
 
+static inline uint32_t noise(uint32_t key, int64_t position) {
+  return Scramble(static_cast<uint32_t>(position) * 0x9e3779b1u ^ key);
+}
+
+static inline uint16_t to_bfloat16(float x, uint32_t noise) {
+  const uint32_t bits = bits_of(x);
+  const uint32_t rounded = (bits + (noise & 0xffffu)) >> 16;
+  return (bits & 0x7f800000u) == 0x7f800000u ? to_bfloat16(x) : static_cast<uint16_t>(rounded);
+}
+
+static inline uint16_t to_float16(float x, uint32_t noise) {
+  const uint32_t bits = bits_of(x), added = noise & 0x1fffu;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t normal = (magnitude - (112u << 23) + added) >> 13;
+  // In units of 2^-37, of which the smallest float16 has 2^13.
+  const float small = magnitude < 0x38800000u ? float_of(magnitude) : 0.0f;
+  const uint32_t denormal =
+      (static_cast<uint32_t>(static_cast<int32_t>(small * 0x1p37f)) + added) >> 13;
+  const uint32_t result = (magnitude >= 0x38800000u ? normal : denormal) | (bits >> 16 & 0x8000u);
+  return magnitude >= 0x47800000u ? to_float16(x) : static_cast<uint16_t>(result);
+}
+
+static void store_randomly(Format format, const float* __restrict from, uint16_t* __restrict to,
+                           int64_t n, uint32_t key, int64_t first) {
+  if (format == kBFloat16) {
+    for (int64_t i = 0; i < n; ++i) to[i] = to_bfloat16(from[i], noise(key, first + i));
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = to_float16(from[i], noise(key, first + i));
+  }
+}
+
 static double sum_of_squares(const float* x, int64_t n) {
   double lanes[kLanes] = {};
   for (int64_t begin = 0; begin < n; begin += kStrip) {

@@ -74,6 +74,9 @@ class StepOp : public OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("S", &scalar_count_));
     OP_REQUIRES_OK(context, context->GetAttr("by_rows", &by_rows_));
     OP_REQUIRES_OK(context, context->GetAttr("lazy", &lazy_));
+    OP_REQUIRES_OK(context, context->GetAttr("rounding", &rounding_));
+    OP_REQUIRES(context, rounding_.empty() || static_cast<int>(rounding_.size()) == count_,
+                errors::InvalidArgument("`rounding` must be empty or have ", count_, " keys."));
     for (size_t k = 0; k < by_rows_.size(); ++k)
       OP_REQUIRES(context,
                   by_rows_[k] >= 0 && by_rows_[k] < count_ &&
@@ -287,6 +290,12 @@ class StepOp : public OpKernel {
       rows.push_back({indices[k].flat<int64_t>().data(), indices[k].NumElements()});
     const int per_variable = 2 + kernel.slots;
     std::vector<Array> arrays(static_cast<size_t>(count_) * per_variable);
+    std::vector<uint32_t> keys;
+    for (int v = 0; v < static_cast<int>(rounding_.size()); ++v) {
+      const double step = (*h)[static_cast<size_t>(v) * Width(kernel) + kStep];
+      keys.push_back(RoundingKey(static_cast<uint32_t>(rounding_[v]),
+                                 static_cast<uint32_t>(static_cast<int64_t>(step))));
+    }
     std::vector<Variable> work;
     work.reserve(count_);
     for (int v = 0; v < count_; ++v) {
@@ -302,7 +311,7 @@ class StepOp : public OpKernel {
       const size_t first = static_cast<size_t>(v) * StateScalars(kernel);
       work.push_back({size, width, row, k < 0 ? nullptr : &rows[k],
                       h->data() + static_cast<size_t>(v) * Width(kernel), new_state + first,
-                      state.data() + first});
+                      state.data() + first, keys.empty() ? nullptr : &keys[v]});
     }
     Run(table, kernel, work, lazy_, TensorFlowThreads(context));
   }
@@ -313,6 +322,7 @@ class StepOp : public OpKernel {
   int scalar_count_;
   std::vector<int> by_rows_;  // the variables whose gradient has some rows only
   bool lazy_;
+  std::vector<int64_t> rounding_;  // keys of stochastic rounding, for each variable
 };
 
 }  // namespace
@@ -336,6 +346,7 @@ REGISTER_OP("TfOptimExtStep")
     .Attr("rule: string")
     .Attr("by_rows: list(int) = []")
     .Attr("lazy: bool = false")
+    .Attr("rounding: list(int) = []")
     .SetIsStateful()
     .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
       int count;
