@@ -83,7 +83,7 @@ def compile_commands(compiler, kernels, folder, tensorflow_flags):
     if tensorflow_flags is not None:
         for name in ("op", "gradient_ops"):
             add(HERE / f"{name}.cc", name, ["-O2", "-w", *tensorflow_flags])
-    for name in ("driver", "row_sums"):
+    for name in ("driver", "row_sums", "huge_pages"):
         add(HERE / f"{name}.cc", name, ["-O2", "-Wall", "-Wextra", *x86])
     for name in instruction_sets():
         define = f"-DTF_OPTIM_EXT_ISA={name}"
