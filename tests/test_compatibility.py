@@ -7,6 +7,7 @@ they exist, and that none of these here is missing from the table.
 import ast
 import concurrent.futures
 import functools
+import json
 import pathlib
 import re
 
@@ -32,9 +33,16 @@ from test_keras import ADAM, SGD, TOLERANCE, X, Y, expect_route, fit, make_model
 from test_state import Training, load_elsewhere
 
 import tf_optim_ext
+from tf_optim_ext import native
 
 TESTS = pathlib.Path(__file__).parent
 DOCUMENT = TESTS.parent / "docs" / "compatibility.md"
+
+
+def native_inside_xla():
+    """Why there is no library for native steps inside of XLA, or None."""
+    report = json.loads((native.HERE / native.REPORT).read_text())
+    return report["xla_error"]
 
 
 class TestXla:
@@ -44,6 +52,16 @@ class TestXla:
         assert outcomes_of("compatibility/clustering.py", TF_XLA_FLAGS=flags) == {
             "native step": "equal"
         }
+
+    def test_native_inside(self, native_only):
+        if (reason := native_inside_xla()) is not None:
+            pytest.skip(reason)
+        outcomes = outcomes_of("compatibility/inside_xla.py", TF_OPTIM_EXT_XLA="on")
+        assert outcomes == dict.fromkeys(outcomes, "equal")
+
+    def test_why_not_native_inside(self, native_only):
+        # Unless asked for.
+        assert native.why_not_inside_xla() == "TF_OPTIM_EXT_XLA is not on"
 
     def test_nested_cond_and_while_loop(self, entry):
         # Only the outermost function asks for XLA.

@@ -80,6 +80,8 @@ def main():
     print(f"Python {platform.python_version()}, {platform.machine()}")
     reason = native.why_not()
     print(f"Native library: {f'not in use: {reason}' if reason else native.instruction_set()}")
+    reason = native.why_not_inside_xla()
+    print(f"Inside XLA on a CPU: {f'not native: {reason}' if reason else 'native'}")
     table = [HEADER, *rows()]
     widths = [max(map(len, column)) for column in zip(*table)]
     print()

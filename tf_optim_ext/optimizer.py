@@ -1,7 +1,9 @@
 """The step, from top to bottom, and the declaration of an optimizer. Read this file first."""
 
+import contextlib
 import functools
 import inspect
+import operator
 from typing import Any
 
 import tensorflow as tf
@@ -206,13 +208,32 @@ class Optimizer(Interface):
         return {}
 
     def _program(self):
-        return self.program(**self._settings())
+        return self._program_of(self._attributes_of_settings()(self))
 
     def _settings(self):
-        names = (*self.flags, *frame.FLAGS, "row_wise")
-        settings = {name: bool(getattr(self, name)) for name in names}
-        settings.update({name: getattr(self, name) for name in self.choices})
-        return {**settings, "catch_up": self.sparse == "catch_up"}
+        return self._settings_of(self._attributes_of_settings()(self))
+
+    # In every step the program is looked up by the attributes that decide about it.
+
+    @classmethod
+    @functools.cache
+    def _attributes_of_settings(cls):
+        return operator.attrgetter(*cls._names_of_settings())
+
+    @classmethod
+    def _names_of_settings(cls):
+        return "sparse", "row_wise", *cls.flags, *frame.FLAGS, *cls.choices
+
+    @classmethod
+    def _settings_of(cls, values):
+        settings = dict(zip(cls._names_of_settings(), values))
+        settings["catch_up"] = settings.pop("sparse") == "catch_up"
+        return {n: v if n in cls.choices else bool(v) for n, v in settings.items()}
+
+    @classmethod
+    @functools.cache
+    def _program_of(cls, values):
+        return cls.program(**cls._settings_of(values))
 
     def _check_options(self):
         for name in frame.FLAGS:
@@ -252,7 +273,7 @@ class Optimizer(Interface):
             TypeError, ValueError: what was given does not fit; nothing was changed then.
         """
         gradients, variables = checks.pairs(grads_and_vars)
-        self.apply(gradients, variables)
+        self._apply(gradients, variables)
         return self._iterations
 
     @without_autograph
@@ -263,6 +284,9 @@ class Optimizer(Interface):
             grads: list of gradients.
             trainable_variables: list of as many variables. Default: those of `build`.
         """
+        self._apply(grads, trainable_variables)
+
+    def _apply(self, grads, trainable_variables):
         # 1. Whatever is wrong is found before anything changes.
         gradients = list(grads)
         if not gradients and not trainable_variables:
@@ -273,7 +297,7 @@ class Optimizer(Interface):
             )
         variables = self._variables_for(gradients, trainable_variables)
         present_gradients, present, checked_late = self._check(gradients, variables)
-        with tf.name_scope(self.name), tf.control_dependencies(checked_late):
+        with _in_graph(self.name, checked_late):
             self.build(variables)
             present_gradients, present = self._overwrite_variables_directly_with_gradients(
                 present_gradients, present
@@ -330,7 +354,8 @@ class Optimizer(Interface):
             variables,
             lambda: targets.of(program, variables, self.get_slot, self.scalars),
         )
-        self.__dict__["_route"] = chosen = route.choose(program, on.obstacle)
+        is_sparse = any(isinstance(g, tf.IndexedSlices) for g in gradients)
+        self.__dict__["_route"] = chosen = route.choose(program, on.obstacle, is_sparse)
         if not chosen.startswith("native"):
             tensorflow_lowering.step(program, on, gradients, scalars, lazy)
             return
@@ -412,10 +437,10 @@ class Optimizer(Interface):
         if not limit:
             return scale
         tensors = [getattr(g, "values", g) for g in gradients]
-        if route.choose(self._program(), None).startswith("native"):
-            norms = native.squared_norms(tensors)
-        else:
+        if route.why_not_native():
             norms = tensorflow_lowering.squared_norms(tensors)
+        else:
+            norms = native.squared_norms(tensors)
         if self.global_clipnorm:
             norms = tf.reduce_sum(norms)
         norms = tf.sqrt(norms) * scale
@@ -618,6 +643,16 @@ class Optimizer(Interface):
         if exemptions:
             optimizer.__dict__["_exemptions"] = Exemptions(**exemptions)
         return optimizer
+
+
+@contextlib.contextmanager
+def _in_graph(name, after):
+    """Names the ops of a graph, and has them run after others."""
+    if tf.executing_eagerly():
+        yield
+        return
+    with tf.name_scope(name), tf.control_dependencies(after):
+        yield
 
 
 def _of_shape(gradient, variable):

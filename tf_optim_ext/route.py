@@ -35,23 +35,26 @@ def portable():
 
 
 def why_not_native():
-    """Why a step that is being traced or run now cannot be native, whatever it is; or None."""
+    """Why native ops cannot be used in what is being traced or run now; or None."""
     if compat.inside_xla():
         return "inside XLA"
     return "inside portable()" if _portable else native.why_not()
 
 
-def choose(program, obstacle):
+def choose(program, obstacle, is_sparse=False):
     """The route of a step that is being traced or run now.
 
     Args:
         program: a `rule.Program`.
         obstacle: why the native library cannot update the variables, or None.
+        is_sparse: whether some gradients are `tf.IndexedSlices`.
 
     Returns:
         A text that begins with "native" or with "tensorflow:" and a reason.
     """
-    reason = why_not_native()
+    reason, where = why_not_native(), ""
+    if reason == "inside XLA" and not (_portable or is_sparse or native.why_not_inside_xla()):
+        reason, where = None, " inside XLA"
     if not reason:
         reason = obstacle if native.has(program) else "the rule is not in the native library"
-    return f"tensorflow: {reason}" if reason else f"native ({native.instruction_set()})"
+    return f"tensorflow: {reason}" if reason else f"native ({native.instruction_set()}){where}"

@@ -2,6 +2,7 @@
 
 The environment variable `TF_OPTIM_EXT_NATIVE` chooses the instruction set (`baseline`, `avx2`,
 `avx512`) or none (`off`). By default the best one that the processor has is used.
+`TF_OPTIM_EXT_XLA=on` makes steps inside of XLA on a CPU native as well, by a second library.
 """
 
 import contextlib
@@ -14,10 +15,11 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tf_optim_ext.native.build import LIBRARY, REPORT
+from tf_optim_ext.native.build import LIBRARY, REPORT, XLA_LIBRARY
 
 HERE = pathlib.Path(__file__).parent
 VARIABLE = "TF_OPTIM_EXT_NATIVE"
+XLA_VARIABLE = "TF_OPTIM_EXT_XLA"
 BEST_FIRST = ("avx512", "avx2", "baseline")
 FORMATS = (tf.float32, tf.bfloat16, tf.float16)
 
@@ -92,6 +94,29 @@ def _loaded():
 def why_not():
     """Why the native library is not in use, or None if it is."""
     return _loaded()[1]
+
+
+@functools.cache
+def why_not_inside_xla():
+    """Why steps inside of XLA on a CPU are not native, or None if they are.
+
+    The library for them is loaded by the first call.
+    """
+    if reason := why_not():
+        return reason
+    if os.environ.get(XLA_VARIABLE, "").strip().lower() != "on":
+        return f"{XLA_VARIABLE} is not on"
+    report = json.loads((HERE / REPORT).read_text())
+    if problem := report["xla_error"]:
+        return f"library for XLA not built: {problem}"
+    path = HERE / XLA_LIBRARY
+    if not path.exists() or path.stat().st_size != report.get("xla_bytes"):
+        return f"{XLA_LIBRARY} is damaged; reinstall tf_optim_ext"
+    try:
+        tf.load_op_library(str(path))
+    except (tf.errors.OpError, OSError) as error:
+        return f"library for XLA does not load: {str(error).splitlines()[0]}"
+    return None
 
 
 def instruction_set():

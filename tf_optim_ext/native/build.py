@@ -19,6 +19,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).parent
 LIBRARY = "libtf_optim_ext.so"
+XLA_LIBRARY = "libtf_optim_ext_xla.so"
 REPORT = "build.json"
 
 # Without errno and traps the compiler may vectorise sqrt; without -ffast-math infinities, NaN and
@@ -92,6 +93,40 @@ def compile_commands(compiler, kernels, folder, tensorflow_flags):
     return commands, objects
 
 
+def compile_for_xla(output):
+    """Compiles the library for steps inside of XLA, and leaves its symbols of the other one open.
+
+    It needs headers and symbols of TensorFlow that are not meant for others, so this may fail where
+    `build` does not.
+
+    Raises:
+        BuildError: with the reason.
+    """
+    import tensorflow as tf
+
+    if os.environ.get("TF_OPTIM_EXT_SANITIZE"):
+        raise BuildError("not built with sanitizers")
+    external = pathlib.Path(tf.sysconfig.get_include()) / "external"
+    folders = [HERE, external / "highwayhash", external / "farmhash_archive" / "src"]
+    flags = ["-std=c++17", "-O2", "-w", "-fPIC", "-fvisibility=hidden"]
+    flags += [*tf.sysconfig.get_compile_flags(), *(f"-I{folder}" for folder in folders)]
+    _run([*find_compiler(), *flags, "-c", str(HERE / "xla_step.cc"), "-o", str(output)])
+
+
+def link_for_xla(compiled, target):
+    """Links what `compile_for_xla` made with the other library, in the folder `target`.
+
+    Raises:
+        BuildError: with the reason.
+    """
+    import tensorflow as tf
+
+    tensorflow = ["-L" + tf.sysconfig.get_lib(), "-l:libtensorflow_cc.so.2"]
+    own = [f"-L{target}", f"-l:{LIBRARY}", "-Wl,-rpath,$ORIGIN", "-Wl,--no-undefined"]
+    output = ["-shared", str(compiled), "-o", str(target / XLA_LIBRARY)]
+    _run([*find_compiler(), *output, *own, *tensorflow, *tf.sysconfig.get_link_flags()])
+
+
 def build(target):
     """Builds the library into the folder `target`.
 
@@ -125,18 +160,34 @@ def build(target):
 
 
 def build_or_report(target):
-    """Builds into `target` and leaves a report there; without a library if that fails.
+    """Builds both libraries into `target` and leaves a report there; without those that fail.
 
     Returns:
         The reason why there is no library, or None.
     """
     target = pathlib.Path(target)
-    (target / LIBRARY).unlink(missing_ok=True)
-    try:
-        report = {"error": None, **build(target)}
+    for name in (LIBRARY, XLA_LIBRARY):
+        (target / name).unlink(missing_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        compiled = pathlib.Path(folder) / "xla_step.o"
+        compilation = pool.submit(compile_for_xla, compiled)
+        try:
+            report = {"error": None, **build(target)}
+        except BuildError as error:
+            report = {"error": str(error)}
+        else:
+            report["xla_error"] = None
+            try:
+                compilation.result()
+                link_for_xla(compiled, target)
+            except BuildError as error:
+                report["xla_error"] = str(error)
         # To load a file that was cut off would crash the process.
-        report["bytes"] = (target / LIBRARY).stat().st_size
-    except BuildError as error:
-        report = {"error": str(error)}
+        for name, key in ((LIBRARY, "bytes"), (XLA_LIBRARY, "xla_bytes")):
+            if (target / name).exists():
+                report[key] = (target / name).stat().st_size
     (target / REPORT).write_text(json.dumps(report, indent=1) + "\n")
     return report["error"]

@@ -10,6 +10,9 @@
 
 #include "kernel.h"
 
+// What the library for XLA, which is one of its own, needs of this one.
+#define TF_OPTIM_EXT_EXPORT __attribute__((visibility("default")))
+
 namespace tf_optim_ext {
 
 struct Array {
@@ -45,8 +48,9 @@ using ParallelFor = std::function<void(int64_t count, int64_t bytes,
 //
 // Rows that a gradient lacks are updated as for a gradient of zero, to the last bit; with `lazy` they
 // are neither read nor written, which takes a kernel by row or one of one pass without state.
-void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& variables,
-         bool lazy, const ParallelFor& parallel_for);
+TF_OPTIM_EXT_EXPORT void Run(const Table& table, const Kernel& kernel,
+                             const std::vector<Variable>& variables, bool lazy,
+                             const ParallelFor& parallel_for);
 
 // Sums of squares of arrays, each in an order that depends on its size alone.
 void SquaredNorms(const Table& table, const std::vector<Array>& arrays,
@@ -57,7 +61,7 @@ void SquaredNorms(const Table& table, const std::vector<Array>& arrays,
 // this processor lacks it.
 const Table* FindTable(const std::string& instruction_set);
 
-const Kernel* FindKernel(const Table& table, const std::string& name);
+TF_OPTIM_EXT_EXPORT const Kernel* FindKernel(const Table& table, const std::string& name);
 
 }  // namespace tf_optim_ext
 

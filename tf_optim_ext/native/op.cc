@@ -175,21 +175,12 @@ class StepOp : public OpKernel {
       return errors::InvalidArgument("`hyperparameters` must have shape [1 or ", count_, ", ",
                                      kernel.hyperparameters, "]. Received ",
                                      hyper->shape().DebugString());
-    const int64_t rows = hyper->dim_size(0);
-    const int width = Width(kernel);
     const double learning_rate = rate->dtype() == tensorflow::DT_DOUBLE
                                      ? rate->flat<double>()(0)
                                      : static_cast<double>(rate->flat<float>()(0));
-    h->resize(static_cast<size_t>(count_) * width);
-    for (int v = 0; v < count_; ++v) {
-      double* row = h->data() + static_cast<size_t>(v) * width;
-      row[kStep] = static_cast<double>(finished->flat<int64_t>()(0)) + 1.0;
-      row[kLearningRate] = learning_rate;
-      row[kGradientScale] = scale->flat<double>()(scales == 1 ? 0 : v);
-      row[kSize] = 0.0;
-      for (int k = 0; k < kernel.hyperparameters; ++k)
-        row[kReserved + k] = hyper->matrix<double>()(rows == 1 ? 0 : v, k);
-    }
+    *h = ScalarsOfStep(kernel, count_, finished->flat<int64_t>()(0), learning_rate,
+                       scale->flat<double>().data(), scales, hyper->flat<double>().data(),
+                       hyper->NumElements());
     return absl::OkStatus();
   }
 
