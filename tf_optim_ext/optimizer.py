@@ -355,7 +355,12 @@ class Optimizer(Interface):
             lambda: targets.of(program, variables, self.get_slot, self.scalars),
         )
         is_sparse = any(isinstance(g, tf.IndexedSlices) for g in gradients)
-        self.__dict__["_route"] = chosen = route.choose(program, on.obstacle, is_sparse)
+        chosen = route.choose(program, on.obstacle, is_sparse)
+        compiled = route.compiles(on) and not (lazy and is_sparse)
+        self.__dict__["_route"] = f"{chosen}, compiled by XLA" if compiled else chosen
+        if compiled:
+            tensorflow_lowering.compiled_step(program, on, gradients, scalars)
+            return
         if not chosen.startswith("native"):
             tensorflow_lowering.step(program, on, gradients, scalars, lazy)
             return

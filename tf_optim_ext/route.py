@@ -2,6 +2,8 @@
 
 import contextlib
 
+import tensorflow as tf
+
 from tf_optim_ext import compat, native
 
 # One element for each `portable()` that is active; for all threads, because strategies run replicas
@@ -39,6 +41,15 @@ def why_not_native():
     if compat.inside_xla():
         return "inside XLA"
     return "inside portable()" if _portable else native.why_not()
+
+
+def compiles(on):
+    """Whether a step over `targets.Targets` is one function that XLA compiles.
+
+    Not eagerly under a strategy, where nothing remembers the function.
+    """
+    forgotten = tf.executing_eagerly() and tf.distribute.has_strategy()
+    return on.are_on_gpus and not (forgotten or _portable or compat.inside_xla())
 
 
 def choose(program, obstacle, is_sparse=False):

@@ -59,6 +59,17 @@ class Targets:
         return None
 
     @functools.cached_property
+    def are_on_gpus(self):
+        """Whether all weights are on GPUs."""
+        kinds = {tf.DeviceSpec.from_string(v.device).device_type for v in self.weights}
+        return kinds == {"GPU"}
+
+    @functools.cached_property
+    def compiled(self):
+        """Functions that XLA compiled for these variables; see `lowering.tensorflow`."""
+        return {}
+
+    @functools.cached_property
     def groups(self):
         """The variables by device."""
         members: dict[str, list[int]] = {}

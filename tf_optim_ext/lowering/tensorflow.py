@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_optim_ext import compat, replica, sparse
 from tf_optim_ext.lowering import interpreter, rounding
+from tf_optim_ext.lowering.scalars import Scalars
 
 
 def _is_number(x):
@@ -146,10 +147,7 @@ def step(program, on, gradients, scalars, lazy=False):
         lazy: whether rows without gradient are left alone; otherwise their gradient is zero.
     """
     if not lazy:
-        gradients = [
-            sparse.dense(g, v) if isinstance(g, tf.IndexedSlices) else g
-            for g, v in zip(gradients, on.weights)
-        ]
+        gradients = _dense(gradients, on)
     common = {
         name: replica.read(v) for name, v in zip(program.optimizer_scalars, on.optimizer_scalars)
     }
@@ -167,6 +165,45 @@ def step(program, on, gradients, scalars, lazy=False):
     for name, variable in zip(program.optimizer_scalars, on.optimizer_scalars):
         if name in new:
             replica.assign(variable, _to_float64(new[name]))
+
+
+def _dense(gradients, on):
+    return [
+        sparse.dense(g, v) if isinstance(g, tf.IndexedSlices) else g
+        for g, v in zip(gradients, on.weights)
+    ]
+
+
+def compiled_step(program, on, gradients, scalars):
+    """`step` as one function that XLA compiles: for GPUs, where every operation by itself would be
+    a launch and a pass over memory of its own. Sparse gradients are made dense.
+    """
+    gradients = _dense(gradients, on)
+    key = (program.fingerprint, *(scalars.rounding or ()))
+    if key not in on.compiled:
+        on.compiled[key] = _compiled(program, on, scalars.rounding)
+    # As tensors, so that other numbers are not another function.
+    on.compiled[key](
+        gradients,
+        tf.convert_to_tensor(scalars.finished, tf.int64),
+        _to_float64(scalars.learning_rate),
+        _to_float64(scalars.gradient_scale),
+        tf.convert_to_tensor(scalars.rows(program), tf.float64),
+    )
+
+
+def _compiled(program, on, keys):
+    @tf.function(jit_compile=True, autograph=False)
+    def run(gradients, finished, learning_rate, gradient_scale, rows):
+        columns = tf.unstack(rows, axis=1)
+        hyperparameters = {
+            name: tf.unstack(column) if rows.shape[0] > 1 else column[0]
+            for name, column in zip(program.hyperparameters, columns)
+        }
+        numbers = Scalars(finished, learning_rate, gradient_scale, hyperparameters, keys)
+        step(program, on, gradients, numbers)
+
+    return run
 
 
 def _known(program, updates, scalars):

@@ -61,15 +61,15 @@ class Ranges {
   int64_t done_ = 0;
 };
 
-ParallelFor XlaThreads(const ffi::ThreadPool& pool) {
-  return [&pool](int64_t count, int64_t bytes,
-                 const std::function<void(int64_t, int64_t)>& run) {
-    const int64_t threads = std::min(pool.num_threads(), count);
+ParallelFor XlaThreads(ffi::ThreadPool* pool) {
+  return [pool](int64_t count, int64_t bytes,
+                const std::function<void(int64_t, int64_t)>& run) {
+    const int64_t threads = std::min(pool->num_threads(), count);
     if (threads <= 1 || count * bytes < 64 * 1024) return run(0, count);
     const auto ranges =
         std::make_shared<Ranges>(count, std::max<int64_t>(1, count / (4 * threads)), run);
     for (int64_t i = 1; i < threads; ++i)
-      const_cast<ffi::ThreadPool&>(pool).Schedule([ranges] { ranges->Work(); });
+      pool->Schedule([ranges] { ranges->Work(); });
     ranges->Work();
     ranges->Wait();
   };
@@ -136,7 +136,7 @@ ffi::Error RunStep(ffi::ThreadPool pool, std::string_view rule, int64_t variable
                     row, new_state.data() + (kernel->by_row ? 0 : v * width),
                     state.data() + v * width, keys.empty() ? nullptr : &keys[v]});
   }
-  Run(*table, *kernel, work, false, XlaThreads(pool));
+  Run(*table, *kernel, work, false, XlaThreads(&pool));
   for (size_t i = 0; i < new_state.size(); ++i) *state[i] = new_state[i];
   return ffi::Error::Success();
 }
