@@ -51,7 +51,8 @@ class TestCompiledStep:
         if entry.arguments.get("ord") == "nuclear":
             pytest.skip("its corner is computed outside of the rule")
         actual, route = trained(entry.make, graph)
-        assert route == f"tensorflow: weights on GPU:0{COMPILED}"
+        assert route.startswith("tensorflow: ")
+        assert route.endswith(COMPILED)
         monkeypatch.undo()
         expected, _ = trained(entry.make, graph)
         assert_close(actual, expected, rtol=2e-5, atol=2e-6)
