@@ -456,7 +456,7 @@ class Optimizer(Interface):
         return factors
 
     def _scalars(self, variables, gradient_scale, rate):
-        rate = replica.read(rate) if isinstance(rate, tf.keras.Variable) else rate
+        rate = replica.read(rate) if isinstance(rate, (tf.keras.Variable, tf.Variable)) else rate
         if not isinstance(rate, tf.Tensor):
             rate = float(rate)
         elif rate.dtype not in (tf.float32, tf.float64):
