@@ -227,6 +227,7 @@ class TestHugePages:
         # 32 MiB each, of which both ends may be left out; there may be no free ones for all of it.
         assert min(outcome["after"]) > outcome["before"] >= 0
 
+    @pytest.mark.long
     def test_not_if_told_so(self, native_only):
         outcome = self.outcome(TF_OPTIM_EXT_HUGE_PAGES="off")
         assert outcome["after"] == [outcome["before"]] * 2

@@ -235,6 +235,7 @@ class TestTraining:
         assert plain > 0.1
         assert stochastic < plain / 10
 
+    @pytest.mark.long
     def test_fit(self):
         keras.utils.set_random_seed(0)
         x = np.random.default_rng(0).normal(size=(256, 8)).astype(np.float32)
