@@ -48,8 +48,6 @@ def trained(make, graph=False, steps=3, rate=None):
 class TestCompiledStep:
     @EAGERLY_OR_NOT
     def test_equals_the_native_one(self, entry, graph, pretended, monkeypatch):
-        if entry.arguments.get("ord") == "nuclear":
-            pytest.skip("its corner is computed outside of the rule")
         actual, route = trained(entry.make, graph)
         assert route.startswith("tensorflow: ")
         assert route.endswith(COMPILED)

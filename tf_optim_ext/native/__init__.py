@@ -107,7 +107,7 @@ def why_not_inside_xla():
     if os.environ.get(XLA_VARIABLE, "").strip().lower() != "on":
         return f"{XLA_VARIABLE} is not on"
     report = json.loads((HERE / REPORT).read_text())
-    if problem := report["xla_error"]:
+    if problem := report.get("xla_error", "there was none when it was built"):
         return f"library for XLA not built: {problem}"
     path = HERE / XLA_LIBRARY
     if not path.exists() or path.stat().st_size != report.get("xla_bytes"):
