@@ -257,14 +257,35 @@ class TestCallbacks:
             results.append(arrays(model.variables))
         assert_close(*results, **TOLERANCE)
 
-    @pytest.mark.xfail(
-        strict=True,
-        reason="the callback adds an average to its weight without a cast, and averages of 16-bit "
-        "weights are float32",
-    )
-    def test_swap_ema_weights_of_bfloat16(self):
-        swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-        fit(ADAM.make(use_ema=True), make_model(dtype="bfloat16"), callbacks=[swap])
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+    @pytest.mark.parametrize("on_epoch", [True, False], ids=["on_epoch", "in_validation"])
+    def test_swap_ema_weights_changes_nothing_else(self, dtype, on_epoch):
+        # The model has the rounded averages, which stay in float32, and gets its weights back.
+        optimizer, alone = (ADAM.make(use_ema=True, ema_momentum=0.5) for _ in range(2))
+        model, expected = make_model(dtype=dtype), make_model(dtype=dtype)
+        averages, weights = [], []
+
+        def look(*_):
+            for average, weight in zip(
+                optimizer._model_variables_moving_average, arrays(model.trainable_variables)
+            ):
+                assert average.dtype == "float32"
+                averages.append(tf.cast(average.value, weight.dtype).numpy())
+                weights.append(weight)
+
+        swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=on_epoch)
+        hook = "on_epoch_end" if on_epoch else "on_test_end"
+        # Keras calls callbacks in their order, so that this one looks before or after the swap.
+        looking = keras.callbacks.LambdaCallback(**{hook: look})
+        callbacks = [swap, looking] if on_epoch else [looking, swap]
+        for _ in range(2):
+            for each, by, given in ((model, optimizer, callbacks), (expected, alone, [])):
+                each.compile(by, "mse")
+                each.fit(X, Y, 4, 2, 0, callbacks=given, validation_data=(X, Y), shuffle=False)
+        assert len(averages) == 4 * len(model.trainable_variables)
+        assert same(weights, averages)
+        assert same(optimizer.get_weights(), alone.get_weights())
+        assert same(arrays(model.variables), arrays(expected.variables))
 
     def test_swap_ema_weights_without_average(self):
         swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)

@@ -2,7 +2,7 @@
 
 Keras gives an optimizer no sign of when a model is evaluated or saved, so the methods of its models
 are wrapped. That happens once, when the first optimizer with averaged weights is made; other
-programs are not affected.
+programs are not affected. Likewise the callback `SwapEMAWeights`, for `use_ema`.
 """
 
 import contextlib
@@ -10,6 +10,9 @@ import functools
 import inspect
 
 import tensorflow as tf
+
+from tf_optim_ext import compat
+from tf_optim_ext.state import State
 
 WITH_AVERAGED_WEIGHTS = (
     "evaluate",
@@ -136,3 +139,50 @@ def install():
         setattr(model, name, _averaged(getattr(model, name)))
     model.fit = _fit(model.fit)
     model.train_on_batch = _train_on_batch(model.train_on_batch)
+
+
+def _swap(method):
+    @functools.wraps(method)
+    def swap(callback, optimizer):
+        if not isinstance(optimizer, State):
+            method(callback, optimizer)
+            return
+        given, kept = optimizer._trainable_variables, _kept_weights(callback)
+        variables = [compat.tensorflow_variable(v) for v in given]
+        if callback._ema_weights_in_model:
+            for variable, value in zip(variables, kept.pop(id(optimizer), ())):
+                variable.assign(value)
+        else:
+            kept[id(optimizer)] = [tf.identity(v) for v in variables]
+            optimizer._overwrite_model_variables_with_average_value(given)
+
+    return swap
+
+
+def _finalize(method):
+    @functools.wraps(method)
+    def finalize(callback, optimizer):
+        if isinstance(optimizer, State):
+            # The averages are still in their slots; another training begins with them.
+            _kept_weights(callback)[id(optimizer)] = ()
+        else:
+            method(callback, optimizer)
+
+    return finalize
+
+
+def _kept_weights(callback):
+    """The weights that averages replaced: dict from the `id` of an optimizer to a list."""
+    return callback.__dict__.setdefault("_kept_weights", {})
+
+
+@functools.cache
+def install_swap():
+    """Makes `SwapEMAWeights` keep the weights aside while the model has the averages.
+
+    Keras exchanges the two by sums and differences, which needs equal dtypes, and rounds; but
+    averages are float32 also for 16-bit weights, which could not hold them.
+    """
+    callback = tf.keras.callbacks.SwapEMAWeights
+    callback._tf_swap_variables = _swap(callback._tf_swap_variables)
+    callback._tf_finalize_ema_values = _finalize(callback._tf_finalize_ema_values)

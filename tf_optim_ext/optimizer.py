@@ -12,6 +12,7 @@ from tf_optim_ext import (
     arguments,
     checks,
     frame,
+    keras_hooks,
     native,
     programs,
     replica,
@@ -147,6 +148,8 @@ class Optimizer(Interface):
             _exemptions=Exemptions(),
         )
         self._check_options()
+        if self.use_ema:
+            keras_hooks.install_swap()
 
     def __init_subclass__(cls, **kwargs):
         """Shows the base arguments in the signature of the subclass, for editors and `help`."""
