@@ -21,6 +21,19 @@ PAGE = 4096
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from glibc's malloc.h
 
 
+class Stopwatch:
+    """Seconds that a `with` block takes."""
+
+    seconds = 0.0
+
+    def __enter__(self) -> "Stopwatch":
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+
+
 @dataclass
 class Timed:
     """Something to time: `step` does the work, `finish` waits until all of it is done.
@@ -52,11 +65,16 @@ def interleave(
     for _ in range(windows):
         shuffle(order)
         for timed in order:
-            if timed.steps_per_window > 1:
-                timed.step()  # whatever ran before left its own data in the caches
-                timed.finish()
-            timed.windows.append(_window(timed, timed.steps_per_window))
+            timed.windows.append(window(timed))
             tick()
+
+
+def window(timed: Timed) -> float:
+    """Seconds per step in one window."""
+    if timed.steps_per_window > 1:
+        timed.step()  # whatever ran before left its own data in the caches
+        timed.finish()
+    return _window(timed, timed.steps_per_window)
 
 
 def _window(timed: Timed, steps: int) -> float:
@@ -112,8 +130,10 @@ def fresh_page_microseconds(megabytes: int = 64) -> float:
     return 1e6 * (seconds[0] - seconds[1]) / count
 
 
-def peak_growth(step: Callable[[], object]) -> int | None:
-    """Bytes by which one call raises the process's resident memory at most, None if unknown.
+def peak_growth(
+    step: Callable[[], object], finish: Callable[[], object] = lambda: None
+) -> int | None:
+    """Bytes by which one step raises the process's resident memory at most, None if unknown.
 
     Memory that the allocator kept from earlier steps would hide what this one takes, so it is given
     back to the system first.
@@ -127,6 +147,7 @@ def peak_growth(step: Callable[[], object]) -> int | None:
     status = Path("/proc/self/status")
     before = _proc_kilobytes(status, "VmRSS")
     step()
+    finish()
     peak = _proc_kilobytes(status, "VmHWM")
     return None if before is None or peak is None else max(0, peak - before) * 1024
 

@@ -4,6 +4,7 @@ A step's time depends on the shapes alone, so the benchmark needs no model and n
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 
 Shape = tuple[int, ...]
@@ -39,6 +40,12 @@ def resnet50() -> Iterator[Shape]:
 def resnet50_keras() -> Iterator[Shape]:
     """`keras.applications.ResNet50`, whose convolutions have a bias: 214 variables."""
     return _resnet50(bias=True)
+
+
+def mlp() -> Iterator[Shape]:
+    """Five dense layers, ten small variables: what is left is the overhead of a step."""
+    for inputs, outputs in ((784, 64), (64, 64), (64, 64), (64, 64), (64, 10)):
+        yield from _dense(inputs, outputs)
 
 
 def _dense(inputs: int, outputs: int) -> Iterator[Shape]:
@@ -77,11 +84,28 @@ MODELS: dict[str, Callable[[], Iterator[Shape]]] = {
     "bert": bert,
     "resnet50": resnet50,
     "resnet50_keras": resnet50_keras,
+    "mlp": mlp,
 }
 
 
 def of(model: str) -> list[Shape]:
-    return list(MODELS[model]())
+    """Shapes of a model, or of a text such as "3*4096x4096+7".
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if model in MODELS:
+        return list(MODELS[model]())
+    found: list[Shape] = []
+    for part in model.split("+"):
+        match = re.fullmatch(r"(?:([1-9]\d*)\*)?([1-9]\d*(?:x[1-9]\d*)*)", part)
+        if match is None:
+            raise ValueError(
+                f"Shapes {model!r}; allowed are {', '.join(MODELS)}, and texts like "
+                "'3*4096x4096+7': three matrices and a vector."
+            )
+        found += [tuple(map(int, match[2].split("x")))] * int(match[1] or 1)
+    return found
 
 
 def weights(shapes: list[Shape]) -> int:
