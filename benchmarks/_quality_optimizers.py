@@ -1,4 +1,4 @@
-"""Who competes in the suite `quality`, and around which learning rate each is tuned.
+"""Who competes in the suite `quality`, around which learning rate each is tuned, its schedule.
 
 The centre of a grid is where the docstring of an optimizer says to start; of a range, the
 geometric middle. Other arguments keep their defaults, but where they are required or where the
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 import tf_optim_ext
 from tf_optim_ext import optimizers
@@ -61,6 +62,34 @@ NOTES = {
 }
 BUILT_IN = ("SGD", "Adam", "AdamW", "Nadam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Lion")
 MOMENTUM = " (momentum)"
+WARM_UP_PART = 0.05
+
+
+def warm_up_and_cosine(steps: int) -> np.ndarray:
+    """Factors of the learning rate: a linear warm-up, then half a cosine to zero.
+
+    For all but few. A constant rate would favour optimizers whose steps shrink by themselves over
+    those that can use longer ones at first.
+    """
+    warm_up = round(WARM_UP_PART * steps)
+    progress = np.maximum(0, np.arange(steps) - warm_up) / (steps - warm_up)
+    return warm_up_only(steps) * 0.5 * (1 + np.cos(np.pi * progress))
+
+
+def warm_up_only(steps: int) -> np.ndarray:
+    """For the schedule-free, whose averages take the place of the decay, as in their paper."""
+    return np.minimum(1.0, (np.arange(steps) + 1) / max(1, round(WARM_UP_PART * steps)))
+
+
+def constant(steps: int) -> np.ndarray:
+    """For rates that are not the length of a step: see `CONSTANT`."""
+    return np.ones(steps)
+
+
+# With these, the rate scales the whole way from the start (COCOB) or from zero (Ftrl): if it fell
+# to zero, all that was learned would be lost. The distance from which DoG takes its steps grows
+# from almost nothing, and its paper has no schedule.
+CONSTANT = ("COCOB", "Ftrl", "DoG")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +99,8 @@ class Competitor:
     name: str
     make: Callable[..., keras.optimizers.Optimizer]
     centre: float
+    schedule: Callable[[int], np.ndarray] = warm_up_and_cosine
     note: str = ""
-    schedule_free: bool = False
     rate_is_what_is_replaced: bool = False
 
 
@@ -88,9 +117,15 @@ def _competitor(name: str) -> Competitor:
         make=functools.partial(make, **arguments),
         centre=CENTRES.get(kind, USUAL_CENTRE),
         note=NOTES.get(kind, ""),
-        schedule_free=issubclass(make, ScheduleFreeOptimizer),
+        schedule=_schedule(make),
         rate_is_what_is_replaced=kind == "ConditionalGradient",
     )
+
+
+def _schedule(kind: type) -> Callable[[int], np.ndarray]:
+    if issubclass(kind, ScheduleFreeOptimizer):
+        return warm_up_only
+    return constant if kind.__name__ in CONSTANT else warm_up_and_cosine
 
 
 def names() -> list[str]:

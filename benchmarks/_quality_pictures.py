@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,18 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 Json = dict[str, Any]
+Numbers = Sequence[float | None]
 BEST = 5
 REFERENCES = ("AdamW", "SGD (momentum)")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 GREY = "#c8c8c8"
 WIDTH = 9.0
-STYLE = {
+STYLE: Any = {
     "figure.constrained_layout.use": True,
     "savefig.dpi": 130,
     "font.size": 8.5,
@@ -107,7 +108,7 @@ def sensitivity(tasks: list[Json]) -> Figure:
     def line(axes: Axes, task: Json, row: Json, colour: str | None) -> None:
         rates = [point["rate"] / row["start"] for point in row["grid"]]
         values = _numbers([point["validation_loss"] for point in row["grid"]])
-        style = {"color": GREY, "lw": 0.7, "zorder": 1}
+        style: Json = {"color": GREY, "lw": 0.7, "zorder": 1}
         if colour is not None:
             style = {"color": colour, "lw": 1.6, "marker": "o", "ms": 3.5, "zorder": 3}
         axes.plot(rates, values, **style)
@@ -203,17 +204,13 @@ def _panels(
     return figure
 
 
-def _limit(axis: Axis, best: list[float], worst: list[float], ticks: int = 6) -> None:
+def _limit(axis: XAxis | YAxis, best: Numbers, worst: Numbers, ticks: int = 6) -> None:
     """A logarithmic scale from the best on, up to where the worst quarter would hide the others."""
     low, high = min(_finite(best), default=1.0), _upper(_finite(worst))
     high = max(high, 1.05 * low)
     margin = (high / low) ** 0.05
-    axis.axes.set(
-        **{
-            f"{axis.axis_name}scale": "log",
-            f"{axis.axis_name}lim": (low / margin, high * margin),
-        }
-    )
+    name = axis.axis_name
+    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low / margin, high * margin)})
     axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
@@ -224,9 +221,9 @@ def _upper(values: list[float]) -> float:
     return ordered[math.floor(0.75 * (len(ordered) - 1))] if ordered else 1.0
 
 
-def _finite(values: list[float | None]) -> list[float]:
+def _finite(values: Numbers) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def _numbers(values: list[float | None]) -> list[float]:
+def _numbers(values: Numbers) -> list[float]:
     return [math.nan if value is None else value for value in values]

@@ -6,6 +6,7 @@ optimizer: the learning rate is a variable, and weights and optimizer are set ba
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -13,8 +14,6 @@ import tensorflow as tf
 
 from benchmarks._quality_optimizers import Competitor
 from benchmarks._quality_tasks import Task
-
-WARM_UP_PART = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Run:
     A run that diverged has no result.
     """
 
-    curve: list[float | None]
+    curve: Sequence[float | None]
     test_loss: float | None = None
     test_metric: float | None = None
 
@@ -41,20 +40,6 @@ class Run:
 def checkpoints(steps: int, count: int) -> list[int]:
     """Numbers of steps after which the validation loss is taken; 0 is not among them."""
     return sorted({math.ceil(steps * (i + 1) / count) for i in range(count)})
-
-
-def schedule(steps: int, decays: bool) -> np.ndarray:
-    """Factors of the learning rate: a linear warm-up and, if it decays, half a cosine to zero.
-
-    A constant rate would favour optimizers whose steps shrink by themselves over those that can
-    use longer ones at first. Averaging does that for the schedule-free, whose paper wants no decay.
-    """
-    warm_up = max(1, round(WARM_UP_PART * steps))
-    step = np.arange(steps)
-    rising = np.minimum(1.0, (step + 1) / warm_up)
-    progress = np.clip((step - warm_up) / max(1, steps - warm_up), 0.0, 1.0)
-    falling = 0.5 * (1 + np.cos(np.pi * progress)) if decays else np.ones(steps)
-    return rising * falling
 
 
 class TunedSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -130,8 +115,9 @@ class Trainer:
 
     def __init__(self, course: Course, competitor: Competitor) -> None:
         self.course = course
-        factors = schedule(course.task.steps, decays=not competitor.schedule_free)
-        self.rate = TunedSchedule(factors, competitor.rate_is_what_is_replaced)
+        self.rate = TunedSchedule(
+            competitor.schedule(course.task.steps), competitor.rate_is_what_is_replaced
+        )
         self.optimizer = competitor.make(learning_rate=self.rate)
         self.optimizer.build(course.variables)
         self._initial = [variable.numpy() for variable in self.optimizer.variables]
@@ -154,14 +140,15 @@ class Trainer:
 
         Stops where the loss is no number any more: what diverged does not come back.
         """
-        marks, curve, before = self.course.checkpoints, [], 0
+        marks, before = self.course.checkpoints, 0
+        curve: list[float] = []
         batches = self._start(rate, seed)
         for step in marks:
             self._advance(batches, tf.constant(before), tf.constant(step))
             before = step
             loss, _ = self._judge("validation")
             if not math.isfinite(loss):
-                return Run(curve + [None] * (len(marks) - len(curve)))
+                return Run([*curve, *[None] * (len(marks) - len(curve))])
             curve.append(loss)
         loss, metric = self._judge("test")
         if not math.isfinite(loss):

@@ -3,7 +3,8 @@
     python -m benchmarks --suite quality
 
 Each optimizer gets the same grid of learning rates around the one that its docstring starts with,
-the same steps on the same batches, the same initial weights, warm-up and decay. The rate with the
+the same steps on the same batches, the same initial weights, and warm-up and decay where its method
+allows them (`_quality_optimizers.py` says to whom it does not). The rate with the
 lowest validation loss at the end, as a mean over the seeds for tuning, is then used with other
 seeds, and what these reach on the test split is reported. Where the best rate is at the edge of
 the grid, the grid grows by a point there, as often as the protocol allows.
@@ -29,7 +30,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import _quality_pictures
-from benchmarks._quality_optimizers import Competitor, select
+from benchmarks._quality_optimizers import WARM_UP_PART, Competitor, select
 from benchmarks._quality_tasks import TASKS, Task
 from benchmarks._quality_training import Course, Run, Trainer
 
@@ -87,7 +88,8 @@ def measure(options: Any, console: Console) -> Json:
             progress.update(bar, advance=1, description=text)
 
         results = [measure_task(task, competitors, protocol, tick) for task in tasks]
-    return {"protocol": dataclasses.asdict(protocol), "tasks": results}
+    about = dataclasses.asdict(protocol) | {"warm_up_part": WARM_UP_PART}
+    return {"protocol": about, "tasks": results}
 
 
 def measure_task(
@@ -122,13 +124,15 @@ def measure_optimizer(course: Course, competitor: Competitor, protocol: Protocol
 
     def score(rate: float) -> float | None:
         finals = [trainer.final_loss(rate, seed) for seed in protocol.tuning_seeds]
-        return None if None in finals else statistics.fmean(finals)
+        losses = [loss for loss in finals if loss is not None]
+        return statistics.fmean(losses) if len(losses) == len(finals) else None
 
     scores, best, at_edge = tune(score, competitor.centre, protocol)
     runs = [trainer.run(best, seed) for seed in protocol.test_seeds]
     return {
         "name": competitor.name,
         "note": competitor.note,
+        "schedule": competitor.schedule.__name__,
         "start": competitor.centre,
         "grid": [{"rate": rate, "validation_loss": scores[rate]} for rate in sorted(scores)],
         "rate": best,

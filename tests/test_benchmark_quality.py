@@ -178,10 +178,17 @@ def test_tuning_goes_down_where_everything_diverges():
 
 
 def test_warm_up_and_decay():
-    factors = training.schedule(100, decays=True)
+    factors = competitors.warm_up_and_cosine(100)
     assert np.allclose(factors[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
     assert (np.diff(factors[5:]) < 0).all() and 0 < factors[-1] < 0.01
-    assert (training.schedule(100, decays=False)[5:] == 1.0).all()
+    assert (competitors.warm_up_only(100)[5:] == 1.0).all()
+    assert (competitors.constant(100) == 1.0).all()
+
+
+@pytest.mark.parametrize(("name", "rate"), [("COCOB", 10.0), ("Ftrl", 0.5)])
+def test_what_was_learned_is_not_scaled_away(course, name, rate):
+    run = trainer(course, name).run(rate, 5)
+    assert run.curve[-1] < 0.7 * run.curve[0]
 
 
 def test_the_part_that_conditional_gradient_replaces_falls_to_zero():
@@ -194,7 +201,8 @@ def test_the_part_that_conditional_gradient_replaces_falls_to_zero():
 def test_every_name_makes_an_optimizer():
     for competitor in competitors.select(None):
         made = competitor.make(learning_rate=0.1)
-        assert competitor.schedule_free == hasattr(made, "averaged_weights")
+        averages = hasattr(made, "averaged_weights")
+        assert (competitor.schedule is competitors.warm_up_only) == averages
 
 
 def test_an_unknown_optimizer_is_named():
