@@ -269,8 +269,8 @@ def reviews() -> Task:
         metric=_accuracy,
         present=_percent,
         batch_size=8,
-        steps=400,
-        target=2.4,
+        steps=300,
+        target=2.45,
     )
 
 
