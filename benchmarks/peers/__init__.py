@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,8 +205,13 @@ def start(name: str, options: Options) -> tuple[Process, Json]:
     Raises:
         PeerError: it is missing or does not start.
     """
+    return launch(name, PEERS[name].command, options)
+
+
+def launch(name: str, command: Sequence[str], options: Options) -> tuple[Process, Json]:
+    """Starts a module and its arguments with the interpreter of a peer, as `start` does."""
     python = python_of(name, options.pythons)
-    process = Process(PEERS[name].label, [python, "-m", *PEERS[name].command])
+    process = Process(PEERS[name].label, [python, "-m", *command])
     try:
         about = process.ask(
             "start",
