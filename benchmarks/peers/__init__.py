@@ -154,6 +154,7 @@ class Process:
                 text=True,
             )
         except OSError as error:
+            self._said.close()
             raise PeerError(f"{command[0]} does not start: {error}") from error
 
     def ask(self, request: str, **arguments: Any) -> Json:
