@@ -4,7 +4,7 @@
 
 Each optimizer gets the same grid of learning rates around the one that its docstring starts with,
 the same steps on the same batches, the same initial weights, and warm-up and decay where its method
-allows them (`_quality_optimizers.py` says to whom it does not). The rate with the
+allows them (`quality_optimizers.py` says to whom it does not). The rate with the
 lowest validation loss at the end, as a mean over the seeds for tuning, is then used with other
 seeds, and what these reach on the test split is reported. Where the best rate is at the edge of
 the grid, the grid grows by a point there, as often as the protocol allows.
@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import _quality_pictures
-from benchmarks._quality_optimizers import WARM_UP_PART, Competitor, select
-from benchmarks._quality_tasks import TASKS, Task
-from benchmarks._quality_training import Course, Run, Trainer
+from benchmarks import quality_pictures
+from benchmarks.quality_optimizers import WARM_UP_PART, Competitor, select
+from benchmarks.quality_tasks import TASKS, Task
+from benchmarks.quality_training import Course, Run, Trainer
 
 Json = dict[str, Any]
 QUICK_TASKS, QUICK_OPTIMIZERS, QUICK_STEPS = ("digits",), ("AdamW", "keras.AdamW"), 60
@@ -240,7 +240,7 @@ def _table(task: Json, seeds: int) -> Table:
     for heading in ("test loss", "quartiles", task["metric"], "steps", "rate", "edge"):
         table.add_column(heading, justify="right")
     table.add_column("route")
-    for row in sorted(task["optimizers"], key=_quality_pictures.by_loss):
+    for row in sorted(task["optimizers"], key=quality_pictures.by_loss):
         low, high = (number(value) for value in row["test_loss_quartiles"])
         table.add_row(
             row["name"],
@@ -262,4 +262,4 @@ def number(value: float | None) -> str:
 def draw(results: Json, folder: Path) -> list[Path]:
     """Learning curves, sensitivity to the learning rate, and test losses, as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
-    return _quality_pictures.draw(results["tasks"], folder)
+    return quality_pictures.draw(results["tasks"], folder)

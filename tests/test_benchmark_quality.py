@@ -17,10 +17,10 @@ ROOT = str(PACKAGE)
 if ROOT not in sys.path:
     sys.path.append(ROOT)
 
-from benchmarks import _quality_optimizers as competitors
-from benchmarks import _quality_tasks as tasks
-from benchmarks import _quality_training as training
 from benchmarks import quality
+from benchmarks import quality_optimizers as competitors
+from benchmarks import quality_tasks as tasks
+from benchmarks import quality_training as training
 
 PROTOCOL = quality.Protocol(3, 1, (1, 2), (11, 12, 13), 4)
 STEPS = 24

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks._quality_optimizers import Competitor
-from benchmarks._quality_tasks import Task
+from benchmarks.quality_optimizers import Competitor
+from benchmarks.quality_tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
