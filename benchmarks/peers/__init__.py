@@ -143,7 +143,7 @@ class Process:
         self.label = label
         self._ended = ""  # why, if it did
         # A pipe that nobody reads would stop it once it is full.
-        self._said = tempfile.TemporaryFile("w+")
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
                 command,
