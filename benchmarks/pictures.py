@@ -23,58 +23,79 @@ STYLE = {
 def speedups(cases: Sequence[Json], path: Path) -> Path:
     """Bars: how many times longer each row takes than our eager step, for each case."""
     shown = [case for case in cases if any("ratio_to_anchor" in row for row in case["rows"])]
+    columns = min(2, len(shown))
+    lines = -(-len(shown) // columns)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(shown), figsize=(3.1 * len(shown) + 1, 4.4), sharey=False, squeeze=False
+            lines, columns, figsize=(4.6 * columns, 3.9 * lines), squeeze=False
         )
-        for axis, case in zip(axes[0], shown, strict=True):
+        for axis in axes.flat[len(shown) :]:
+            axis.axis("off")
+        for axis, case in zip(axes.flat, shown, strict=False):
             rows = [r for r in case["rows"] if r.get("ratio_to_anchor") and r["key"] != "limit"]
             rows.sort(key=lambda row: row["ratio_to_anchor"], reverse=True)
             values = [row["ratio_to_anchor"] for row in rows]
             colors = [OURS if row["key"].startswith("ours") else OTHERS for row in rows]
-            axis.barh([row["label"] for row in rows], values, color=colors)
+            labels = [row["label"] for row in rows]
+            left = min(0.5, *values) * 0.8
+            axis.barh(labels, [value - left for value in values], left=left, color=colors)
             for place, value in enumerate(values):
-                axis.text(value * 1.05, place, f"{value:.3g}", va="center", fontsize=7)
+                text = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+                axis.text(value * 1.06, place, text, va="center", fontsize=7)
             axis.set_xscale("log")
-            axis.set_xlim(min(0.5, *values) * 0.9, max(values) * 2.2)
+            axis.set_xlim(left, max(values) * 2.2)
+            axis.xaxis.set_major_formatter("{x:g}")
             axis.axvline(1, color=OURS, linewidth=0.8)
-            axis.tick_params(axis="y", labelsize=7)
-            axis.set_title(f"{case['optimizer']}, {case['model']}")
-            axis.set_xlabel("time, in eager steps of tf_optim_ext")
+            axis.tick_params(axis="y", labelsize=7, length=0)
+            axis.set_title(f"{case['optimizer']}, {case['model']}: {_weights(case)}")
+            axis.set_xlabel("time of a step; 1: tf_optim_ext, eager")
         return save(figure, path)
+
+
+# Rows of the roofline: the fastest that each peer has, and its usual way.
+ROOFLINE = {
+    "ours_eager": (OURS, "o", "-"),
+    "ours_function": (OURS, "s", "--"),
+    "ours_xla": (OURS, "^", ":"),
+    "keras_xla": ("#2980b9", "^", ":"),
+    "keras_function": ("#2980b9", "s", "--"),
+    "tf_keras_legacy_function": ("#16a085", "s", "--"),
+    "raw_ops_function": ("#8e44ad", "s", "--"),
+    "torch_fused": ("#d68910", "o", "-"),
+    "torch_foreach": ("#d68910", "D", ":"),
+    "optax_jit": ("#34495e", "^", ":"),
+}
 
 
 def roofline(cases: Sequence[Json], path: Path) -> Path:
-    """How much of the memory's speed each row reaches, by weights of the case."""
+    """What part of the memory's speed rows reach, by model from small to large."""
+    ordered = sorted(cases, key=lambda case: case["weights"])
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 4))
-        ordered = sorted(cases, key=lambda case: case["weights"])
-        keys = dict.fromkeys(row["key"] for case in ordered for row in case["rows"])
-        for key in keys:
+        figure, axis = plt.subplots(figsize=(8.2, 4.2))
+        for key, (color, marker, line) in ROOFLINE.items():
             points = [
-                (case["weights"], row["gigabytes_per_second"], row["label"])
-                for case in ordered
+                (place, row["percent_of_limit"], row["label"])
+                for place, case in enumerate(ordered)
                 for row in case["rows"]
-                if row["key"] == key and row.get("gigabytes_per_second")
+                if row["key"] == key and row.get("percent_of_limit")
             ]
-            if not points:
-                continue
-            x, y, labels = zip(*points, strict=True)
-            ours, limit = key.startswith("ours"), key == "limit"
-            color = OURS if ours else LIMIT if limit else OTHERS
-            style = "-" if ours or limit else ":"
-            axis.plot(x, y, style, marker="s" if limit else "o", color=color, markersize=4)
-            axis.annotate(
-                labels[-1], (x[-1], y[-1]), (5, 0), textcoords="offset points", fontsize=6,
-                color=color, va="center",
-            )  # fmt: skip
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.set_xlim(right=axis.get_xlim()[1] * 6)
-        axis.set_xlabel("weights")
-        axis.set_ylabel("GB/s of unavoidable traffic")
-        axis.set_title("Achieved against the limit of the memory")
+            if points:
+                x, y, labels = zip(*points, strict=True)
+                axis.plot(x, y, line, marker=marker, color=color, markersize=5, label=labels[0])
+        axis.axhline(100, color=LIMIT, linewidth=1)
+        axis.text(-0.1, 102, "memory limit: a plain loop over as many bytes", fontsize=7)
+        names = [f"{case['optimizer']}\n{case['model']}\n{_weights(case)}" for case in ordered]
+        axis.set_xticks(range(len(ordered)), names)
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel("% of the memory limit")
+        axis.set_title("Achieved speed against the limit of the memory")
+        axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         return save(figure, path)
+
+
+def _weights(case: Json) -> str:
+    weights = case["weights"]
+    return f"{weights / 1e6:.0f} M weights" if weights >= 1e6 else f"{weights / 1e3:.0f} k weights"
 
 
 def save(figure: Any, path: Path) -> Path:
