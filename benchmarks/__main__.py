@@ -10,14 +10,13 @@ python -m benchmarks --draw                   # pictures of results that are the
 import dataclasses
 import importlib
 import json
-import os
 import re
 from pathlib import Path
 from types import ModuleType
 
 from absl import app, flags
 
-from benchmarks import gate, peers, report
+from benchmarks import cpus, gate, peers, report
 from benchmarks.options import Options
 
 # In this order; the first ones need least time.
@@ -85,12 +84,6 @@ def options() -> Options:
     return Options(**given, pythons=dict(text.split("=", 1) for text in FLAGS.python))
 
 
-def bind(threads: int) -> None:
-    """Lets this process and those it starts use as many CPUs as there are threads."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-
-
 def suite(name: str) -> ModuleType:
     return importlib.import_module(f"benchmarks.{name}")
 
@@ -126,7 +119,7 @@ def main(argv: list[str]) -> None:
         draw(FLAGS.suite, folder)
         return
     wanted = options()
-    bind(wanted.threads)
+    cpus.bind(wanted.threads)
     if FLAGS.gate:
         failed = gate.run(wanted, report.console())
     else:

@@ -21,12 +21,19 @@ ARGUMENTS: dict[str, Json] = {
     "RMSprop": {"learning_rate": 1e-3, "rho": 0.9, "epsilon": 1e-7},
     "Adagrad": {"learning_rate": 1e-3, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
     "Adadelta": {"learning_rate": 1e-1, "rho": 0.95, "epsilon": 1e-7},
+    "Adam (row_wise)": {**_ADAM, "row_wise": True},
+    "Adagrad (row_wise)": {"learning_rate": 1e-3, "row_wise": True},
 }
 
 
 def of(optimizer: str) -> Json:
     """Arguments of a class, with Keras' names; none for those that are not compared."""
     return dict(ARGUMENTS.get(optimizer, {}))
+
+
+def class_of(optimizer: str) -> str:
+    """The name of the class: without what is in brackets, which names a variant of it."""
+    return optimizer.partition(" (")[0]
 
 
 def _moments(g: Array, state: dict, h: Json) -> tuple[Array, Array]:

@@ -107,8 +107,8 @@ class Session(session.Session):
 
     def _check(self, row: Row, case: TableCase) -> None:
         """Compares steps over a small table with NumPy's."""
-        with self._failing(row):
-            table = self._ask(row, "check_table", mode=row.mode, seed=case.seed)["table"]
+        with self.failing(row):
+            table = self.ask(row, "check_table", mode=row.mode, seed=case.seed)["table"]
             reference = KINDS[row.kind].reference
             if reference is None:
                 row.note = "not checked: squares repeated rows one by one"

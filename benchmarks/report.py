@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import platform
 import re
 import statistics
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import ROOT, timing
+from benchmarks import ROOT, cpus, timing
 from benchmarks.options import Options
 
 Json = dict[str, Any]
@@ -51,13 +50,12 @@ def progress(console: Console) -> Iterator[Bar]:
 
 
 def environment(options: Options) -> Json:
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
         "commit": _commit(),
         "cpu": _cpu(),
-        "cpus_in_use": cpus,
+        "cpus_in_use": cpus.allowed(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "fresh_page_microseconds": timing.fresh_page_microseconds(),
@@ -125,6 +123,16 @@ def _cells(row: Json) -> list[str]:
         f"{statistics.median(trace['seconds'] for trace in traces):.2f}" if traces else "",
         str(traces[-1]["nodes"]) if traces else "",
         where,
+    ]
+
+
+def failures(cases: Sequence[Json]) -> list[str]:
+    """Rows of ours that failed, in cases as `session.results` makes them."""
+    return [
+        f"{case['optimizer']} on {case['model']}, {row['label']}: {row['note']}"
+        for case in cases
+        for row in case["rows"]
+        if row["failed"] and row["key"].startswith("ours")
     ]
 
 

@@ -150,7 +150,7 @@ class Session:
         for row in rows:
             self._build(row, case, traces)
             tick(row.label, 1 if row.lives else 1 + self.options.windows)
-        self._interleave(rows, tick)
+        self.interleave(rows, tick)
         for row in rows:  # last, as it takes from the allocator what it kept for the windows
             self._finish(row)
         self._drop(rows)
@@ -163,21 +163,23 @@ class Session:
             return {}
 
     @contextlib.contextmanager
-    def _failing(self, row: Row) -> Iterator[None]:
+    def failing(self, row: Row) -> Iterator[None]:
+        """Lets what goes wrong with a peer cost this row only."""
         try:
             yield
         except peers.PeerError as error:
             row.fail(str(error))
 
-    def _ask(self, asked: Row, request: str, **given: Any) -> Json:
+    def ask(self, asked: Row, request: str, **given: Any) -> Json:
+        """The answer of a row's peer."""
         return self.process(asked.peer).ask(request, **given)
 
     def _check(self, row: Row, case: Case) -> None:
         """Compares steps over small weights with NumPy's."""
-        if row.is_limit:
+        if row.is_limit or row.failed:
             return
-        with self._failing(row):
-            found = self._ask(row, "check", mode=row.mode, optimizer=case.optimizer, seed=case.seed)
+        with self.failing(row):
+            found = self.ask(row, "check", mode=row.mode, optimizer=case.optimizer, seed=case.seed)
             runs = found["optimizer"]
             if runs != case.optimizer:
                 row.note = f"{runs}: there is no {case.optimizer}"
@@ -200,8 +202,8 @@ class Session:
     def _build(self, row: Row, case: Case, traces: int) -> None:
         if row.failed:
             return
-        with self._failing(row):
-            row.about = self._ask(
+        with self.failing(row):
+            row.about = self.ask(
                 row,
                 "build",
                 row=row.key,
@@ -213,7 +215,7 @@ class Session:
             if row.peer == "ours" and not row.about["route"]:
                 row.fail("void: the optimizer names no route")
 
-    def _interleave(self, rows: Sequence[Row], tick: Tick) -> None:
+    def interleave(self, rows: Sequence[Row], tick: Tick) -> None:
         """Windows in turn, so that what the machine does meanwhile hits all rows alike."""
         order = [row for row in rows if row.lives]
         shuffle = random.Random(self.options.seed).shuffle
@@ -221,18 +223,18 @@ class Session:
             shuffle(order)
             for row in order:
                 if row.lives and not (number >= FEW_WINDOWS and row.windows[0] > SLOW_SECONDS):
-                    with self._failing(row):
-                        row.windows.append(self._ask(row, "window", row=row.key)["seconds"])
+                    with self.failing(row):
+                        row.windows.append(self.ask(row, "window", row=row.key)["seconds"])
                 tick(row.label, 1)
 
     def _finish(self, row: Row) -> None:
         if not row.lives or row.is_limit:
             return
-        with self._failing(row):
-            if not self._ask(row, "weights_are_finite", row=row.key)["finite"]:
+        with self.failing(row):
+            if not self.ask(row, "weights_are_finite", row=row.key)["finite"]:
                 row.fail("void: its weights are not finite")
             elif self.options.device == "cpu":
-                row.peak_growth = self._ask(row, "peak_growth", row=row.key)["bytes"]
+                row.peak_growth = self.ask(row, "peak_growth", row=row.key)["bytes"]
 
     def _drop(self, rows: Sequence[Row]) -> None:
         for name in dict.fromkeys(row.peer for row in rows):

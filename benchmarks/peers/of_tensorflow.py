@@ -123,7 +123,7 @@ class Ours(Library):
 
         if mode.startswith("limit"):
             return self._limit(int(mode.removeprefix("limit")))
-        made = getattr(tf_optim_ext, optimizer)(**arguments.of(optimizer))
+        made = self._optimizer(optimizer)
         if mode != "portable":
             return self.keras_3(made, optimizer, mode, traces)
         with tf_optim_ext.portable():
@@ -131,11 +131,18 @@ class Ours(Library):
 
     def program(self, optimizer: str) -> Json:
         """What a step reads and writes of each weight, in bytes, and how many slots there are."""
-        import tf_optim_ext
         from benchmarks import moved_bytes
 
-        program = getattr(tf_optim_ext, optimizer)(**arguments.of(optimizer))._program()
+        program = self._optimizer(optimizer)._program()
         return {"slots": len(program.slots), "bytes_per_weight": moved_bytes.per_weight(program)}
+
+    def _optimizer(self, name: str) -> Any:
+        import tf_optim_ext
+
+        cls = getattr(tf_optim_ext, arguments.class_of(name), None)
+        if cls is None:
+            raise server.Missing(f"tf_optim_ext has no {name}")
+        return cls(**arguments.of(name))
 
     def _limit(self, written: int) -> Any:
         weights = sum(int(np.prod(v.shape)) for v in self.variables)
