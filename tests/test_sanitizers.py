@@ -1,4 +1,5 @@
-"""The driver and the kernels without TensorFlow: `native/driver_test.cc`, plain and sanitized."""
+"""The driver, the kernels and the sharing of work without TensorFlow, plain and sanitized: the
+programs in `native`."""
 
 import os
 import subprocess
@@ -41,13 +42,12 @@ def kernels():
     return cpp.emit(chosen)
 
 
-def built(folder, monkeypatch, sanitizers=None):
-    """Builds the program; skips where there is no compiler that could."""
+def find_compiler(folder, sanitizers=None):
+    """The compiler; skips where there is none that could."""
     try:
         compiler = build.find_compiler()
     except build.BuildError as error:
         pytest.skip(str(error))
-    monkeypatch.delenv("TF_OPTIM_EXT_SANITIZE", raising=False)
     if sanitizers:
         (folder / "empty.cc").write_text("int main() { return 0; }\n")
         command = [*compiler, f"-fsanitize={sanitizers}", "empty.cc", "-o", "empty"]
@@ -57,6 +57,14 @@ def built(folder, monkeypatch, sanitizers=None):
             )
             if result.returncode != 0:
                 pytest.skip(f"no -fsanitize={sanitizers} here: {result.stderr.strip()[-200:]}")
+    return compiler
+
+
+def built(folder, monkeypatch, sanitizers=None):
+    """Builds the program that tests the driver."""
+    find_compiler(folder, sanitizers)
+    monkeypatch.delenv("TF_OPTIM_EXT_SANITIZE", raising=False)
+    if sanitizers:
         monkeypatch.setenv("TF_OPTIM_EXT_SANITIZE", sanitizers)
     return compiled.compile_with_driver(folder, kernels(), SOURCES, "driver_test")
 
@@ -74,11 +82,15 @@ def run(program, *arguments):
     )
 
 
-def check(result):
+def check_clean(result):
     assert result.returncode == 0, result.stdout + result.stderr[-5000:]
     assert "runtime error" not in result.stderr
     assert "WARNING" not in result.stderr
     assert "0 failures" in result.stdout
+
+
+def check(result):
+    check_clean(result)
     for name in conftest.POSSIBLE:
         assert f"{name}: " in result.stdout
 
@@ -103,3 +115,17 @@ def test_driver_with_thread_sanitizer(tmp_path, monkeypatch):
     race = run(program, "race")
     assert race.returncode != 0
     assert "data race" in race.stderr
+
+
+@pytest.mark.parametrize("sanitizers", ["thread", "address,undefined"])
+def test_shared_work(tmp_path, sanitizers):
+    program = tmp_path / "shared_work_test"
+    flags = ["-std=c++17", "-O2", "-g", "-pthread", f"-fsanitize={sanitizers}"]
+    source = [f"-I{build.HERE}", str(compiled.SOURCES / "shared_work_test.cc"), "-o", str(program)]
+    compiler = find_compiler(tmp_path, sanitizers)
+    subprocess.run([*compiler, *flags, *source], check=True, capture_output=True)
+    check_clean(run(program))
+    if sanitizers == "thread":
+        race = run(program, "race")
+        assert race.returncode != 0
+        assert "data race" in race.stderr

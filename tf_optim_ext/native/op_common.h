@@ -56,10 +56,11 @@ inline std::vector<double> ScalarsOfStep(const Kernel& kernel, int variables, in
 }
 
 constexpr char kInsideXla[] =
-    "An optimizer's step that was traced outside of XLA cannot run inside: it is an op of the "
-    "native library of tf_optim_ext, which XLA does not compile. A step that is traced inside "
-    "of XLA consists of TensorFlow's own ops. So give `jit_compile=True` to the `tf.function` "
-    "that takes the step, do not call that function outside of XLA before, or trace it under "
+    "An optimizer's step that was traced outside of XLA cannot run inside: it has an op of the native "
+    "library of tf_optim_ext that XLA does not compile. (On a CPU it compiles steps without sparse "
+    "gradients, if `tf_optim_ext.native.why_not_inside_xla()` returns None.) A step that is traced "
+    "inside of XLA has none of these. So give `jit_compile=True` to the `tf.function` that takes the "
+    "step, do not call that function outside of XLA before, or trace it under "
     "`tf_optim_ext.portable()`.";
 
 // What XLA finds when it compiles a function with a native op in it: no kernel, but an explanation.

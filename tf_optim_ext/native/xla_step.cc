@@ -1,17 +1,16 @@
-// The step inside of XLA on a CPU: a call of the driver that updates its operands in place. A library
-// of its own, because it needs more of TensorFlow than the ops do.
+// The ops inside of XLA on a CPU: the step is a call of the driver that updates its operands in place.
+// A library of its own, because it needs more of TensorFlow than the ops do.
 
 #include <atomic>
-#include <condition_variable>
 #include <cstring>
-#include <memory>
-#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "op_common.h"
+#include "shared_work.h"
 #include "tensorflow/compiler/tf2xla/shape_util.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "xla/ffi/api/ffi.h"
@@ -28,52 +27,8 @@ using tensorflow::TensorShape;
 
 constexpr char kTarget[] = "tf_optim_ext_step";
 
-// Ranges of work that the calling thread and helpers take in turn. Helpers that come too late find
-// none left; so the caller never waits for a thread that is busy with something else.
-class Ranges {
- public:
-  Ranges(int64_t count, int64_t size, const std::function<void(int64_t, int64_t)>& run)
-      : count_(count), size_(size), run_(run) {}
-
-  void Work() {
-    for (;;) {
-      const int64_t begin = next_.fetch_add(size_);
-      if (begin >= count_) return;
-      const int64_t end = std::min(begin + size_, count_);
-      run_(begin, end);
-      const std::lock_guard<std::mutex> lock(mutex_);
-      done_ += end - begin;
-      if (done_ == count_) finished_.notify_all();
-    }
-  }
-
-  void Wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    finished_.wait(lock, [this] { return done_ == count_; });
-  }
-
- private:
-  const int64_t count_, size_;
-  const std::function<void(int64_t, int64_t)>& run_;  // not called once all work is done
-  std::atomic<int64_t> next_{0};
-  std::mutex mutex_;
-  std::condition_variable finished_;
-  int64_t done_ = 0;
-};
-
-ParallelFor XlaThreads(ffi::ThreadPool* pool) {
-  return [pool](int64_t count, int64_t bytes,
-                const std::function<void(int64_t, int64_t)>& run) {
-    const int64_t threads = std::min(pool->num_threads(), count);
-    if (threads <= 1 || count * bytes < 64 * 1024) return run(0, count);
-    const auto ranges =
-        std::make_shared<Ranges>(count, std::max<int64_t>(1, count / (4 * threads)), run);
-    for (int64_t i = 1; i < threads; ++i)
-      pool->Schedule([ranges] { ranges->Work(); });
-    ranges->Work();
-    ranges->Wait();
-  };
-}
+// Python takes the kernels out of use if they fail their test.
+std::atomic<bool> in_use{true};
 
 Format FormatOf(ffi::DataType dtype) {
   if (dtype == ffi::DataType::BF16) return kBFloat16;
@@ -136,7 +91,7 @@ ffi::Error RunStep(ffi::ThreadPool pool, std::string_view rule, int64_t variable
                     row, new_state.data() + (kernel->by_row ? 0 : v * width),
                     state.data() + v * width, keys.empty() ? nullptr : &keys[v]});
   }
-  Run(*table, *kernel, work, false, XlaThreads(&pool));
+  Run(*table, *kernel, work, false, SharedWith(&pool));
   for (size_t i = 0; i < new_state.size(); ++i) *state[i] = new_state[i];
   return ffi::Error::Success();
 }
@@ -164,7 +119,7 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
   }
 
   void Compile(tensorflow::XlaOpKernelContext* context) override {
-    OP_REQUIRES(context, by_rows_.empty(), errors::InvalidArgument(kInsideXla));
+    OP_REQUIRES(context, in_use.load() && by_rows_.empty(), errors::InvalidArgument(kInsideXla));
     const Table* const table = table_in_use.load();
     const Kernel* const kernel = table == nullptr ? nullptr : FindKernel(*table, rule_);
     OP_REQUIRES(context, kernel != nullptr,
@@ -246,9 +201,33 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
   std::vector<int64_t> rounding_;
 };
 
+// Sums of squares by operations of XLA, for clipping by norm.
+class XlaSquaredNormsOp : public tensorflow::XlaOpKernel {
+ public:
+  explicit XlaSquaredNormsOp(tensorflow::OpKernelConstruction* context) : XlaOpKernel(context) {}
+
+  void Compile(tensorflow::XlaOpKernelContext* context) override {
+    OP_REQUIRES(context, in_use.load(), errors::InvalidArgument(kInsideXla));
+    std::vector<xla::XlaOp> norms;
+    for (int i = 0; i < context->num_inputs(); ++i) {
+      const xla::XlaOp x = xla::ConvertElementType(context->Input(i), xla::F64);
+      const xla::XlaOp zero = xla::ConstantR0<double>(context->builder(), 0.0);
+      const xla::XlaComputation* const add = context->GetOrCreateAdd(tensorflow::DT_DOUBLE);
+      norms.push_back(xla::Reshape(xla::ReduceAll(xla::Mul(x, x), zero, *add), {1}));
+    }
+    context->SetOutput(0, xla::ConcatInDim(context->builder(), norms, 0));
+  }
+};
+
 }  // namespace
 
-// Rather than the kernel that only explains.
+// Rather than the kernels that only explain.
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device("XLA_CPU_JIT").Priority(1), XlaStepOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device("XLA_CPU_JIT").Priority(1),
+                        XlaSquaredNormsOp);
 
 }  // namespace tf_optim_ext
+
+extern "C" __attribute__((visibility("default"))) void tf_optim_ext_use_inside_xla(int use) {
+  tf_optim_ext::in_use.store(use != 0);
+}
