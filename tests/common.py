@@ -73,6 +73,17 @@ def same(actual, expected):
     )
 
 
+def route_of_dense(inside_xla=False):
+    """What `route` must say of a step with dense gradients on a CPU."""
+    if reason := tf_optim_ext.native.why_not():
+        return f"tensorflow: {reason}"
+    native = f"native ({tf_optim_ext.native.instruction_set()})"
+    if not inside_xla:
+        return native
+    reason = tf_optim_ext.native.why_not_inside_xla()
+    return f"tensorflow: inside XLA ({reason})" if reason else f"{native} inside XLA"
+
+
 def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
     actual, expected = arrays(actual), arrays(expected)
     assert len(actual) == len(expected)

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import contextlib
+import functools
 import pathlib
 import sys
 import zlib
@@ -86,7 +87,8 @@ def _native_routes():
 
 
 POSSIBLE = _native_routes()
-ROUTES = ("tensorflow", "xla", *INSTRUCTION_SETS)
+# "xla" is the TensorFlow route inside of XLA; "native xla" the native one.
+ROUTES = ("tensorflow", "xla", "native xla", *INSTRUCTION_SETS)
 BEST = POSSIBLE[-1] if POSSIBLE else "tensorflow"
 
 
@@ -97,26 +99,33 @@ class Route:
         self.name = name
         self.expected = {
             "tensorflow": "tensorflow: inside portable()",
-            "xla": "tensorflow: inside XLA",
+            "xla": "tensorflow: inside portable()",
+            "native xla": f"native ({tf_optim_ext.native.instruction_set()}) inside XLA",
         }.get(name, f"native ({name})")
 
     def wrap(self, step):
-        if self.name == "xla":
-            return tf.function(step, jit_compile=True)
-        if self.name == "tensorflow":
+        if self.name in ("tensorflow", "xla"):
+            step = portable(step)
+        return tf.function(step, jit_compile=True) if self.name.endswith("xla") else step
 
-            def portable_step(*args):
-                with tf_optim_ext.portable():
-                    return step(*args)
 
-            return portable_step
-        return step
+def portable(step):
+    """A step that takes the TensorFlow route wherever it is taken or traced."""
+
+    @functools.wraps(step)
+    def portable_step(*args):
+        with tf_optim_ext.portable():
+            return step(*args)
+
+    return portable_step
 
 
 @pytest.fixture(params=ROUTES)
 def route(request):
     """Each route; the instruction set in use is restored afterwards."""
     name = request.param
+    if name == "native xla":
+        request.getfixturevalue("native_inside_xla")
     if name not in INSTRUCTION_SETS:
         yield Route(name)
         return
@@ -134,3 +143,10 @@ def native_only():
     """Skips a test that is about the native library where there is none."""
     if tf_optim_ext.native.why_not():
         pytest.skip(tf_optim_ext.native.why_not())
+
+
+@pytest.fixture
+def native_inside_xla():
+    """Skips a test that is about native steps inside of XLA where there are none."""
+    if reason := tf_optim_ext.native.why_not_inside_xla():
+        pytest.skip(reason)

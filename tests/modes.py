@@ -4,13 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-import tf_optim_ext
+from common import route_of_dense
+from conftest import portable
 
 RATE = 0.1
 MOMENTS = {"learning_rate": RATE, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}
 
-MODES = ("eager", "function", "xla")
+# The last is the TensorFlow route inside of XLA.
+MODES = ("eager", "function", "xla", "portable xla")
 modes = pytest.mark.parametrize("mode", MODES)
 
 
@@ -20,16 +21,22 @@ def in_mode(mode, optimizer, variables):
     def step(gradients):
         optimizer.apply_gradients(zip(gradients, variables))
 
+    return wrapped(mode, step)
+
+
+def wrapped(mode, step):
     if mode == "eager":
         return step
+    if mode == "portable xla":
+        return tf.function(portable(step), jit_compile=True)
     return tf.function(step, jit_compile=mode == "xla")
 
 
 def check_route(mode, optimizer):
-    if mode == "xla":
-        assert optimizer.route == "tensorflow: inside XLA"
-    elif not tf_optim_ext.native.why_not():
-        assert optimizer.route == f"native ({tf_optim_ext.native.instruction_set()})"
+    if mode == "portable xla":
+        assert optimizer.route == "tensorflow: inside portable()"
+    else:
+        assert optimizer.route == route_of_dense(mode == "xla")
 
 
 def dense():

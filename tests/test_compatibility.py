@@ -7,7 +7,6 @@ they exist, and that none of these here is missing from the table.
 import ast
 import concurrent.futures
 import functools
-import json
 import pathlib
 import re
 
@@ -27,25 +26,15 @@ from common import (
     train,
     unchanged,
 )
-from compatibility import inside_xla, own_process, two_replicas, two_workers
+from compatibility import own_process, two_replicas, two_workers
 from tensorflow.core.protobuf import saved_model_pb2
 from test_keras import ADAM, SGD, TOLERANCE, X, Y, expect_route, fit, make_model
 from test_state import Training, load_elsewhere
 
 import tf_optim_ext
-from tf_optim_ext import native
 
 TESTS = pathlib.Path(__file__).parent
 DOCUMENT = TESTS.parent / "docs" / "compatibility.md"
-
-
-@pytest.fixture(scope="module")
-def in_native_xla():
-    """What `inside_xla.py` found, by the name of the check."""
-    report = json.loads((native.HERE / native.REPORT).read_text())
-    if reason := report.get("xla_error", "there was none when it was built"):
-        pytest.skip(f"the library for XLA was not built: {reason}")
-    return outcomes_of("compatibility/inside_xla.py", TF_OPTIM_EXT_XLA="on")
 
 
 class TestXla:
@@ -55,14 +44,6 @@ class TestXla:
         assert outcomes_of("compatibility/clustering.py", TF_XLA_FLAGS=flags) == {
             "native step": "equal"
         }
-
-    @pytest.mark.parametrize("check", inside_xla.CHECKS)
-    def test_native_inside(self, check, native_only, request):
-        assert request.getfixturevalue("in_native_xla")[check] == "equal"
-
-    def test_why_not_native_inside(self, native_only):
-        # Unless asked for.
-        assert native.why_not_inside_xla() == "TF_OPTIM_EXT_XLA is not on"
 
     def test_nested_cond_and_while_loop(self, entry):
         # Only the outermost function asks for XLA.
@@ -86,7 +67,7 @@ class TestXla:
             tf.while_loop(lambda i: i < count, body, [tf.constant(0)])
 
         run(tf.constant(4))
-        expect_route(optimizer, "inside XLA")
+        expect_route(optimizer, inside_xla=True)
         for factor in (1.0, 2.0, 4.0):
             alone.apply_gradients([(factor * g, v) for g, v in zip(gradients, expected)])
         expect_route(alone)
@@ -100,10 +81,10 @@ class TestXla:
         def step(*gradients):
             optimizer.apply_gradients(zip(gradients, variables))
 
-        modes = [(step, None), (tf.function(step, jit_compile=True), "inside XLA")]
-        for i, (run, fallback) in enumerate([*modes, (tf.function(step), None)]):
+        compiled = tf.function(step, jit_compile=True)
+        for i, run in enumerate((step, compiled, tf.function(step))):
             run(*map(tf.constant, make_gradients(i, SHAPES[:2])))
-            expect_route(optimizer, fallback)
+            expect_route(optimizer, inside_xla=run is compiled)
         train(alone, expected)
         assert_close(variables, expected, **TOLERANCE)
 
@@ -114,7 +95,7 @@ class TestXla:
         step(*gradients)
         again = tf.function(step.python_function)
         tf.function(lambda *g: again(*g), jit_compile=True)(*gradients)
-        expect_route(optimizer, "inside XLA")
+        expect_route(optimizer, inside_xla=True)
         assert int(optimizer.iterations) == 2
 
 

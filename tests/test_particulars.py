@@ -17,6 +17,7 @@ from modes import (
     fit,
     in_mode,
     modes,
+    wrapped,
 )
 from references import addons, descendants, parameter_free
 
@@ -185,8 +186,7 @@ class TestSophia:
         def update(estimates):
             optimizer.update_hessian(estimates, scale=4)
 
-        if mode != "eager":
-            update = tf.function(update, jit_compile=mode == "xla")
+        update = wrapped(mode, update)
         optimizer.build(variables)
         for i, own in enumerate(gradients):
             if i % 2 == 0:

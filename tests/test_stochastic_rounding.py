@@ -5,7 +5,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
-from common import same
+from common import route_of_dense, same
+from conftest import portable
 
 import tf_optim_ext
 from tf_optim_ext.lowering import rounding
@@ -102,13 +103,15 @@ def after_steps(dtype, run=lambda step: step, make=sgd, steps=5):
 class TestSteps:
     def test_every_route_has_the_same_bits(self, dtype):
         expected, _ = after_steps(dtype)
-        with tf_optim_ext.portable():
-            portable, route = after_steps(dtype)
-        assert route.startswith("tensorflow")
-        graph, _ = after_steps(dtype, tf.function)
-        xla, route = after_steps(dtype, lambda step: tf.function(step, jit_compile=True))
-        assert route.startswith("tensorflow")
-        for other in (portable, graph, xla):
+        xla = tf.function(jit_compile=True)
+        others = [
+            after_steps(dtype, wrap)
+            for wrap in (tf.function, xla, portable, lambda step: xla(portable(step)))
+        ]
+        routes = [route_of_dense(), route_of_dense(inside_xla=True)]
+        routes += 2 * ["tensorflow: inside portable()"]
+        assert [route for _, route in others] == routes
+        for other, _ in others:
             for a, b in zip(other, expected):
                 np.testing.assert_array_equal(a.astype(np.float32), b.astype(np.float32))
 

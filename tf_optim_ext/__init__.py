@@ -58,6 +58,8 @@ from tf_optim_ext.optimizers import (
 from tf_optim_ext.route import portable
 from tf_optim_ext.version import __version__
 
+native.load()
+
 __all__ = [
     "ADOPT",
     "COCOB",

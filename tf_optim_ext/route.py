@@ -37,9 +37,11 @@ def portable():
 
 
 def why_not_native():
-    """Why native ops cannot be used in what is being traced or run now; or None."""
-    if compat.inside_xla():
-        return "inside XLA"
+    """Why native ops beside the step cannot be used in what is being traced or run now; or None."""
+    return "inside XLA" if compat.inside_xla() else _why_no_native_step()
+
+
+def _why_no_native_step():
     return "inside portable()" if _portable else native.why_not()
 
 
@@ -63,9 +65,19 @@ def choose(program, obstacle, is_sparse=False):
     Returns:
         A text that begins with "native" or with "tensorflow:" and a reason.
     """
-    reason, where = why_not_native(), ""
-    if reason == "inside XLA" and not (_portable or is_sparse or native.why_not_inside_xla()):
-        reason, where = None, " inside XLA"
-    if not reason:
-        reason = obstacle if native.has(program) else "the rule is not in the native library"
-    return f"tensorflow: {reason}" if reason else f"native ({native.instruction_set()}){where}"
+    if reason := _why_no_native_step() or _why_not(program, obstacle, is_sparse):
+        return f"tensorflow: {reason}"
+    where = " inside XLA" if compat.inside_xla() else ""
+    return f"native ({native.instruction_set()}){where}"
+
+
+def _why_not(program, obstacle, is_sparse):
+    if not native.has(program):
+        return "the rule is not in the native library"
+    if obstacle or not compat.inside_xla():
+        return obstacle
+    if is_sparse:
+        return "sparse gradients inside XLA"
+    # Last, as the first time it takes a step.
+    reason = native.why_not_inside_xla()
+    return reason and f"inside XLA ({reason})"

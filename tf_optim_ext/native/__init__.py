@@ -2,7 +2,7 @@
 
 The environment variable `TF_OPTIM_EXT_NATIVE` chooses the instruction set (`baseline`, `avx2`,
 `avx512`) or none (`off`). By default the best one that the processor has is used.
-`TF_OPTIM_EXT_XLA=on` makes steps inside of XLA on a CPU native as well, by a second library.
+Steps inside of XLA on a CPU are native by a second library, unless `TF_OPTIM_EXT_XLA=off`.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from tf_optim_ext.native.build import LIBRARY, REPORT, XLA_LIBRARY
 HERE = pathlib.Path(__file__).parent
 VARIABLE = "TF_OPTIM_EXT_NATIVE"
 XLA_VARIABLE = "TF_OPTIM_EXT_XLA"
+OFF = ("off", "0", "none")
 BEST_FIRST = ("avx512", "avx2", "baseline")
 FORMATS = (tf.float32, tf.bfloat16, tf.float16)
 
@@ -55,7 +56,7 @@ class _Library:
 def _load():
     """Returns the library or None, and why it is None."""
     wanted = os.environ.get(VARIABLE, "").strip().lower()
-    if wanted in ("off", "0", "none"):
+    if wanted in OFF:
         return None, f"{VARIABLE}={os.environ[VARIABLE]}"
     if wanted and wanted not in BEST_FIRST:
         return None, f"{VARIABLE}={wanted} is unknown; allowed are off, {', '.join(BEST_FIRST)}"
@@ -86,9 +87,42 @@ def _load():
     return None, f"{VARIABLE}={wanted}: this processor lacks it or it was not built"
 
 
+def _load_for_xla():
+    """Returns the library for steps inside of XLA or None, and why it is None."""
+    if reason := why_not():
+        return None, reason
+    wanted = os.environ.get(XLA_VARIABLE, "").strip().lower()
+    if wanted in OFF:
+        return None, f"{XLA_VARIABLE}={os.environ[XLA_VARIABLE]}"
+    if wanted not in ("", "on"):
+        return None, f"{XLA_VARIABLE}={wanted} is unknown; allowed are off, on"
+    report = json.loads((HERE / REPORT).read_text())
+    if problem := report.get("xla_error", "there was none when it was built"):
+        return None, f"library for XLA not built: {problem}"
+    path = HERE / XLA_LIBRARY
+    if not path.exists() or path.stat().st_size != report.get("xla_bytes"):
+        return None, f"{XLA_LIBRARY} is damaged; reinstall tf_optim_ext"
+    try:
+        tf.load_op_library(str(path))
+        return ctypes.CDLL(str(path)), None
+    except (tf.errors.OpError, OSError) as error:
+        return None, f"library for XLA does not load: {str(error).splitlines()[0]}"
+
+
 @functools.cache
 def _loaded():
     return _load()
+
+
+@functools.cache
+def _loaded_for_xla():
+    return _load_for_xla()
+
+
+def load():
+    """Loads both libraries, so that TensorFlow finds the ops of files and of functions in them."""
+    _loaded()
+    _loaded_for_xla()
 
 
 def why_not():
@@ -100,23 +134,18 @@ def why_not():
 def why_not_inside_xla():
     """Why steps inside of XLA on a CPU are not native, or None if they are.
 
-    The library for them is loaded by the first call.
+    The first call takes a step inside of XLA to see whether it is right.
     """
-    if reason := why_not():
+    library, reason = _loaded_for_xla()
+    if library is None:
         return reason
-    if os.environ.get(XLA_VARIABLE, "").strip().lower() != "on":
-        return f"{XLA_VARIABLE} is not on"
-    report = json.loads((HERE / REPORT).read_text())
-    if problem := report.get("xla_error", "there was none when it was built"):
-        return f"library for XLA not built: {problem}"
-    path = HERE / XLA_LIBRARY
-    if not path.exists() or path.stat().st_size != report.get("xla_bytes"):
-        return f"{XLA_LIBRARY} is damaged; reinstall tf_optim_ext"
-    try:
-        tf.load_op_library(str(path))
-    except (tf.errors.OpError, OSError) as error:
-        return f"library for XLA does not load: {str(error).splitlines()[0]}"
-    return None
+    # Imported late, as it needs the optimizers.
+    from tf_optim_ext.native import self_test
+
+    reason = self_test.problem()
+    if reason:  # then functions that were traced outside of XLA must not rely on it either
+        library.tf_optim_ext_use_inside_xla(False)
+    return reason
 
 
 def instruction_set():
