@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +29,12 @@ flags.DEFINE_list("suite", list(SUITES), f"From {', '.join(SUITES)}.")
 flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "Where the weights are.")
 flags.DEFINE_list("optimizers", None, "Names of classes; default: those of each suite.")
 flags.DEFINE_list("shapes", None, "Models of `step`, or shapes such as 3*4096x4096+7.")
+flags.DEFINE_list("tables", None, "Of `embedding`: tables, each rows x width, like 1000000x64.")
+flags.DEFINE_list("rows", None, "Of `embedding`: rows of a gradient, repeated ones included.")
+flags.DEFINE_list("repeats", None, "Of `embedding`: percent of the rows that repeat others.")
+flags.DEFINE_bool(
+    "eager_peers", True, "Of `embedding`: measure eager steps of Keras: many seconds."
+)
 flags.DEFINE_list("peers", list(peers.OTHERS), "Which peers to measure; may be empty.")
 flags.DEFINE_integer("threads", 2, "Threads of each library, and CPUs in use.", lower_bound=1)
 flags.DEFINE_integer("windows", 15, "Windows of each row.", lower_bound=1)
@@ -52,6 +59,16 @@ flags.register_validator(
     lambda given: all(text.partition("=")[0] in peers.PEERS and "=" in text for text in given),
     f"must be like torch=/path/to/python, for one of {list(peers.PEERS)}",
 )
+for _name, _form, _message in (
+    ("tables", r"[1-9]\d*x[1-9]\d*", "must be like 1000000x64"),
+    ("rows", r"[1-9]\d*", "must be from 1"),
+    ("repeats", r"\d{1,2}", "must be 0 to 99"),
+):
+    flags.register_validator(
+        _name,
+        lambda given, form=_form: all(re.fullmatch(form, text) for text in given or ()),
+        _message,
+    )
 
 
 def options() -> Options:
@@ -63,7 +80,7 @@ def options() -> Options:
     }
     if FLAGS.quick:
         given.update({n: value for n, value in QUICK.items() if not FLAGS[n].present})
-    for name in ("optimizers", "shapes", "peers"):
+    for name in ("optimizers", "shapes", "tables", "rows", "repeats", "peers"):
         given[name] = tuple(given[name]) if given[name] is not None else None
     return Options(**given, pythons=dict(text.split("=", 1) for text in FLAGS.python))
 

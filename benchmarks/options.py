@@ -14,6 +14,10 @@ class Options:
         device: "cpu" or "gpu".
         optimizers: names of classes, or None for what a suite takes by default.
         shapes: names of `models`, or shapes like "3*4096x4096"; None for a suite's default.
+        tables: embedding tables like "1000000x64"; None, as below, for what the suite has.
+        rows: of the gradient of a table, repeated ones included.
+        repeats: percent of the rows of such a gradient that repeat others.
+        eager_peers: whether eager steps of Keras over a table are measured: many seconds.
         peers: names from `peers.PEERS`.
         threads: of every library, and CPUs that the processes may use.
         windows: timed windows of each row.
@@ -27,6 +31,10 @@ class Options:
     device: str = "cpu"
     optimizers: tuple[str, ...] | None = None
     shapes: tuple[str, ...] | None = None
+    tables: tuple[str, ...] | None = None
+    rows: tuple[str, ...] | None = None
+    repeats: tuple[str, ...] | None = None
+    eager_peers: bool = True
     peers: tuple[str, ...] = ()
     threads: int = 2
     windows: int = 15

@@ -41,7 +41,7 @@ def speedups(cases: Sequence[Json], path: Path) -> Path:
             axis.tick_params(axis="y", labelsize=7)
             axis.set_title(f"{case['optimizer']}, {case['model']}")
             axis.set_xlabel("time, in eager steps of tf_optim_ext")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def roofline(cases: Sequence[Json], path: Path) -> Path:
@@ -74,12 +74,13 @@ def roofline(cases: Sequence[Json], path: Path) -> Path:
         axis.set_xlabel("weights")
         axis.set_ylabel("GB/s of unavoidable traffic")
         axis.set_title("Achieved against the limit of the memory")
-        return _save(figure, path)
+        return save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Writes a figure, closes it, and returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
     return path

@@ -18,7 +18,10 @@ import numpy as np
 WARM_UP_STEPS = 2
 MOST_STEPS_PER_WINDOW = 2000
 PAGE = 4096
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from glibc's malloc.h
+# From glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
+LARGE_BLOCK = 32 << 20  # the largest M_MMAP_THRESHOLD that glibc takes
+DEFAULT_MMAP_MAX = 1 << 16
 
 
 class Stopwatch:
@@ -114,6 +117,13 @@ def keep_freed_memory() -> bool:
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1))
     refused = [name for name, value in settings if mallopt(name, value) != 1]
     return not refused
+
+
+def keep_large_blocks(keep: bool) -> None:
+    """Chooses whether malloc, which keeps freed memory, also keeps the largest blocks."""
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+    mallopt(M_MMAP_MAX, 0 if keep else DEFAULT_MMAP_MAX)
 
 
 def fresh_page_microseconds(megabytes: int = 64) -> float:

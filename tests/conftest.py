@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import contextlib
+import pathlib
+import sys
 import zlib
 
 import pytest
@@ -14,6 +16,9 @@ import tensorflow as tf
 import tf_optim_ext
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
+
+# For `import benchmarks`. At the end: the source must not hide an installed package.
+sys.path.append(str(pathlib.Path(__file__).parent.parent))
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 

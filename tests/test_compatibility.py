@@ -27,7 +27,7 @@ from common import (
     train,
     unchanged,
 )
-from compatibility import inside_xla, own_process, two_workers
+from compatibility import inside_xla, own_process, two_replicas, two_workers
 from tensorflow.core.protobuf import saved_model_pb2
 from test_keras import ADAM, SGD, TOLERANCE, X, Y, expect_route, fit, make_model
 from test_state import Training, load_elsewhere
@@ -118,6 +118,19 @@ class TestXla:
         assert int(optimizer.iterations) == 2
 
 
+@functools.cache
+def with_two_replicas(is_representative):
+    """What `two_replicas.py` found, for the optimizers of `REPRESENTATIVE` or for all others."""
+    entries = [e for e in registry.BY_NAME if (e in registry.REPRESENTATIVE) == is_representative]
+    return outcomes_of("compatibility/two_replicas.py", *entries)
+
+
+@pytest.mark.parametrize("check", two_replicas.CHECKS)
+def test_two_replicas(entry, check):
+    found = with_two_replicas(entry.name in registry.REPRESENTATIVE)
+    assert found[f"{entry.name}: {check}"] == "equal"
+
+
 @pytest.fixture(scope="module")
 def with_two_workers():
     return outcomes_of("compatibility/two_workers.py")
@@ -181,12 +194,14 @@ class TestMixedPrecision:
     def test_skipped_step_in_fit_leaves_everything(self, entry, policy):
         self.check_skipping(entry, run_eagerly=True)
 
-    @pytest.mark.parametrize(
-        "mode", [{}, pytest.param({"jit_compile": True}, marks=pytest.mark.long)]
-    )
     @policies("mixed_float16")
-    def test_skipped_step_in_every_mode(self, mode, policy):
-        self.check_skipping(ADAM, **mode)
+    def test_skipped_step_in_a_function(self, entry, policy):
+        self.check_skipping(entry)
+
+    @pytest.mark.long
+    @policies("mixed_float16")
+    def test_skipped_step_inside_xla(self, policy):
+        self.check_skipping(ADAM, jit_compile=True)
 
     def check_skipping(self, entry, **mode):
         model, expected = make_model(), make_model()
@@ -195,6 +210,7 @@ class TestMixedPrecision:
             each.compile(optimizer, "mse", **mode)
             assert each.optimizer.inner_optimizer is optimizer
             each.train_on_batch(X, Y)
+        assert {v.dtype for v in model.trainable_variables} == {"float32"}
         optimizer = optimizers[0]
         scale = model.optimizer.dynamic_scale
         usual = float(scale)
@@ -210,8 +226,63 @@ class TestMixedPrecision:
         assert same(arrays(model.trainable_variables), arrays(expected.trainable_variables))
         assert same(optimizer.get_weights(), optimizers[1].get_weights())
 
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_gradients_are_not_cast(self, entry, dtype, native_only):
+        # The op reads them as they are, also for float32 weights: there is no sweep before it.
+        for weights in ("float32", dtype):
+            variables = make_variables("tf", SHAPES[:2], dtype=weights)
+            optimizer = entry.make(use_ema=True, clipnorm=1.0)
+            optimizer.build(variables)
+            step = tf.function(lambda *g, v=variables, o=optimizer: o.apply(list(g), v))
+            graph = step.get_concrete_function(
+                *(tf.TensorSpec(shape, dtype) for shape in SHAPES[:2])
+            ).graph
+            (update,) = (op for op in graph.get_operations() if is_update(op, graph.inputs[0]))
+            assert is_update(update, graph.inputs[1])
+            casts = [op for op in graph.get_operations() if op.type == "Cast"]
+            assert not [op.inputs[0] for op in casts if op.inputs[0].shape.rank != 0]
+
+    @policies("mixed_bfloat16", "mixed_float16")
+    def test_the_only_casts_of_gradients_are_those_of_layers(self, policy, native_only):
+        # Layers cast float32 weights, and the tape casts the gradients back.
+        model, optimizer = make_model(), ADAM.make()
+        variables = model.trainable_variables
+        optimizer.build(variables)
+
+        @tf.function
+        def step(x, y):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(model(x) - tf.cast(y, policy.compute_dtype)))
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+
+        ops = step.get_concrete_function(X, Y).graph.get_operations()
+        casts = [op for op in ops if op.type == "Cast" and op.inputs[0].shape.rank != 0]
+        assert [op for op in casts if op.name.startswith("gradient_tape")]
+        assert not [op for op in casts if op.name.startswith(optimizer.name)]
+
+
+def is_update(op, gradient):
+    """Whether an op is a native step with this gradient."""
+    return op.type == "TfOptimExtStep" and any(t is gradient for t in op.inputs)
+
 
 class TestMultiOptimizer:
+    def test_one_op_for_each_part(self, entry, native_only):
+        variables = make_variables()
+        for_others, for_kernel = SGD.make(), entry.make()
+        by_path = keras.optimizers.OptimizerMap(for_others, {".*kernel.*": for_kernel})
+        optimizer = keras.optimizers.MultiOptimizer(by_path)
+        optimizer.build(variables)
+        gradients = [tf.constant(g) for g in make_gradients(0)]
+        step = tf.function(lambda: optimizer.apply(gradients, variables))
+        ops = [op.type for op in step.get_concrete_function().graph.get_operations()]
+        assert ops.count("TfOptimExtStep") == 2
+        expected = make_variables()
+        step()
+        entry.make().apply(gradients[:1], expected[:1])
+        SGD.make().apply(gradients[1:], expected[1:])
+        assert_close(variables, expected, **TOLERANCE)
+
     def test_saved_and_loaded(self, tmp_path):
         model = make_model()
         last = model.layers[-1].kernel.path.split("/")[-2]
@@ -318,42 +389,97 @@ class Interruption(keras.callbacks.Callback):
             raise RuntimeError("interrupted")
 
 
+# Without slots, with slots, with numbers for all variables, and with averaged weights.
+@pytest.fixture(
+    params=[
+        pytest.param("SGD", marks=pytest.mark.long),
+        "AdamW",
+        pytest.param("Prodigy", marks=pytest.mark.long),
+        "ScheduleFreeAdamW",
+    ]
+)
+def kind(request):
+    return registry.BY_NAME[request.param]
+
+
+def fit_eagerly(optimizer, *args, **kwargs):
+    # Tracing would take most of the time.
+    return fit(optimizer, *args, run_eagerly=True, **kwargs)
+
+
+def assert_same_training(model, expected):
+    assert_close(model.variables, expected.variables, **TOLERANCE)
+    assert_close(model.optimizer.variables, expected.optimizer.variables, **TOLERANCE)
+
+
 class TestCallbacks:
-    def test_backup_and_restore(self, tmp_path):
+    def test_learning_rate_scheduler(self, kind):
+        schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
+        model = fit_eagerly(kind.make(learning_rate=0.5), callbacks=[schedule])
+        optimizer, expected = kind.make(), make_model()
+        for rate in (0.25, 0.125):
+            optimizer.learning_rate = rate
+            fit_eagerly(optimizer, expected, epochs=1)
+        assert_same_training(model, expected)
+
+    def test_reduce_on_plateau(self, kind):
+        reduce = keras.callbacks.ReduceLROnPlateau("loss", 0.1, patience=1, min_delta=1e9)
+        model = fit_eagerly(kind.make(learning_rate=0.5), epochs=3, callbacks=[reduce])
+        optimizer, expected = kind.make(), make_model()
+        for rate in (0.5, 0.5, 0.05):
+            optimizer.learning_rate = rate
+            fit_eagerly(optimizer, expected, epochs=1)
+        optimizer.learning_rate = 0.005
+        assert_same_training(model, expected)
+
+    def test_backup_and_restore(self, kind, tmp_path):
         def backup():
             return keras.callbacks.BackupAndRestore(tmp_path / "backup")
 
         with pytest.raises(RuntimeError, match="interrupted"):
-            fit(ADAM.make(), epochs=4, callbacks=[backup(), Interruption()])
-        resumed = fit(ADAM.make(), make_model(seed=1), epochs=4, callbacks=[backup()])
-        expected = fit(ADAM.make(), epochs=4)
+            fit_eagerly(kind.make(), epochs=4, callbacks=[backup(), Interruption()])
+        resumed = fit_eagerly(kind.make(), make_model(seed=1), epochs=4, callbacks=[backup()])
         assert int(resumed.optimizer.iterations) == 16
-        assert_close(resumed.variables, expected.variables, **TOLERANCE)
-        assert_close(resumed.optimizer.variables, expected.optimizer.variables, **TOLERANCE)
+        assert_same_training(resumed, fit_eagerly(kind.make(), epochs=4))
 
-    def test_checkpoint_of_weights(self, tmp_path):
+    def test_checkpoint_of_models(self, kind, tmp_path):
+        path = str(tmp_path / "{epoch}.keras")
+        save = keras.callbacks.ModelCheckpoint(path)
+        fit_eagerly(kind.make(), epochs=2, callbacks=[save])
+        resumed = keras.models.load_model(path.format(epoch=2))
+        resumed.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        assert_same_training(resumed, fit_eagerly(kind.make(), epochs=4))
+
+    def test_checkpoint_of_weights(self, kind, tmp_path):
         path = str(tmp_path / "{epoch}.weights.h5")
         save = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
-        fit(ADAM.make(), epochs=2, callbacks=[save])
-        model, optimizer = make_model(seed=1), ADAM.make()
+        fit_eagerly(kind.make(), epochs=2, callbacks=[save])
+        model, optimizer = make_model(seed=1), kind.make()
         optimizer.build(model.trainable_variables)
-        model.compile(optimizer, "mse")
+        model.compile(optimizer, "mse", run_eagerly=True)
         model.load_weights(path.format(epoch=2))
         assert int(optimizer.iterations) == 8
         model.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)
-        assert_close(model.variables, fit(ADAM.make(), epochs=4).variables, **TOLERANCE)
+        assert_same_training(model, fit_eagerly(kind.make(), epochs=4))
 
-    def test_early_stopping(self):
+    def test_early_stopping(self, kind):
         # Nothing is ever better than the first epoch. The optimizer's state is that of the last.
         stop = keras.callbacks.EarlyStopping(
             "loss", min_delta=1e9, patience=2, restore_best_weights=True
         )
-        optimizer = ADAM.make()
-        model = fit(optimizer, epochs=9, callbacks=[stop])
+        optimizer = kind.make()
+        model = fit_eagerly(optimizer, epochs=9, callbacks=[stop])
         assert int(optimizer.iterations) == 12
-        assert_close(model.variables, fit(ADAM.make(), epochs=1).variables, **TOLERANCE)
+        assert_close(model.variables, fit_eagerly(kind.make(), epochs=1).variables, **TOLERANCE)
 
-    def test_tensorboard(self, tmp_path, monkeypatch):
+    def test_swap_ema_weights_of_schedule_free_optimizers(self):
+        # They average by themselves: another average would take their training weights away.
+        optimizer = registry.BY_NAME["ScheduleFreeAdamW"].make(use_ema=True)
+        swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+        with pytest.raises(ValueError, match=r"averages its weights itself.*leave out"):
+            fit_eagerly(optimizer, callbacks=[swap])
+
+    def test_tensorboard(self, kind, tmp_path, monkeypatch):
         # `tf.summary.scalar` needs the package tensorboard; all else is TensorFlow's.
         def scalar(name, value, step):
             seen.append((name, float(value), step))
@@ -361,13 +487,13 @@ class TestCallbacks:
         seen, board = [], keras.callbacks.TensorBoard(tmp_path)
         monkeypatch.setattr(board.summary, "scalar", scalar)
         rate = keras.optimizers.schedules.ExponentialDecay(0.5, 4, 0.5)
-        model = fit(ADAM.make(learning_rate=rate), callbacks=[board])
+        model = fit_eagerly(kind.make(learning_rate=rate), callbacks=[board])
         assert [s for s in seen if s[0] == "epoch_learning_rate"] == [
             ("epoch_learning_rate", 0.25, 0),
             ("epoch_learning_rate", 0.125, 1),
         ]
         assert list((tmp_path / "train").glob("events.*"))
-        assert_close(model.variables, fit(ADAM.make(learning_rate=rate)).variables, **TOLERANCE)
+        assert_same_training(model, fit_eagerly(kind.make(learning_rate=rate)))
 
 
 def ops_in(path):
@@ -401,7 +527,7 @@ class TestExport:
 
     @pytest.mark.long
     def test_inference_of_every_optimizer(self, entry, tmp_path):
-        self.check_inference(entry, save_model, tmp_path)
+        self.check_inference(entry, export, tmp_path)
 
     def check_inference(self, entry, write, path):
         model = fit(entry.make(), epochs=1)
@@ -435,6 +561,7 @@ class TestExport:
             training.step(1.0)
             path = tmp_path / each.name
             tf.saved_model.save(training, str(path), signatures={"train": training.step})
+            assert not [op for op in ops_in(path) if op.startswith("TfOptimExt")]
             requests.append((each.name, path, factors))
         results = load_elsewhere(*requests)
         for name, training in trainings.items():
@@ -499,6 +626,11 @@ class TestTFLite:
             actual = step(gradient=np.float32(gradient))
             wanted = expected.train(tf.constant(gradient))
         assert_close([actual["weights"]], [wanted["weights"]])
+
+    @pytest.mark.long
+    def test_every_optimizer_is_converted(self, entry, tmp_path):
+        interpreter = self.interpreter(OnDevice(entry.make()), tmp_path)
+        assert set(interpreter.get_signature_list()) == {"train", "initialize"}
 
     def test_float64_needs_the_flex_delegate(self, tmp_path):
         # Converted, but TensorFlow's wheel has no delegate to run it with.
@@ -588,14 +720,22 @@ class TestThreads:
         assert_close(*results, **TOLERANCE)
 
 
-@pytest.fixture(scope="module")
-def in_own_process():
-    return outcomes_of("compatibility/own_process.py")
+@functools.cache
+def in_own_process(names):
+    return outcomes_of("compatibility/own_process.py", *names)
 
 
 @pytest.mark.parametrize("check", own_process.CHECKS)
-def test_own_process(in_own_process, check):
-    assert in_own_process[check] == "equal"
+def test_own_process(check):
+    assert in_own_process(("AdamW", "NovoGrad", "Prodigy"))[check] == "equal"
+
+
+# With debuggers, all of them would take too long in one process.
+@pytest.mark.long
+@pytest.mark.parametrize("check", own_process.CHECKS)
+@pytest.mark.parametrize("part", range(8))
+def test_own_process_of_every_optimizer(part, check):
+    assert in_own_process(tuple(registry.BY_NAME)[part::8])[check] == "equal"
 
 
 @functools.cache

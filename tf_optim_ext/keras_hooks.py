@@ -147,6 +147,11 @@ def _swap(method):
         if not isinstance(optimizer, State):
             method(callback, optimizer)
             return
+        if _averaging(optimizer):
+            raise ValueError(
+                f"`SwapEMAWeights` was given for {optimizer.name!r}, which averages its weights "
+                "itself: leave out this callback, and `use_ema`."
+            )
         given, kept = optimizer._trainable_variables, _kept_weights(callback)
         variables = [compat.tensorflow_variable(v) for v in given]
         if callback._ema_weights_in_model:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ class Process:
         self.label = label
         self._ended = ""  # why, if it did
         # A pipe that nobody reads would stop it once it is full.
-        self._said = tempfile.TemporaryFile("w+")
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
                 command,
@@ -154,6 +154,7 @@ class Process:
                 text=True,
             )
         except OSError as error:
+            self._said.close()
             raise PeerError(f"{command[0]} does not start: {error}") from error
 
     def ask(self, request: str, **arguments: Any) -> Json:
@@ -205,8 +206,13 @@ def start(name: str, options: Options) -> tuple[Process, Json]:
     Raises:
         PeerError: it is missing or does not start.
     """
+    return launch(name, PEERS[name].command, options)
+
+
+def launch(name: str, command: Sequence[str], options: Options) -> tuple[Process, Json]:
+    """Starts a module and its arguments with the interpreter of a peer, as `start` does."""
     python = python_of(name, options.pythons)
-    process = Process(PEERS[name].label, [python, "-m", *PEERS[name].command])
+    process = Process(PEERS[name].label, [python, "-m", *command])
     try:
         about = process.ask(
             "start",

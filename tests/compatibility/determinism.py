@@ -56,8 +56,8 @@ def fit():
 
 
 def cases():
-    for name in registry.REPRESENTATIVE:
-        yield name, lambda name=name: step_by_step(registry.BY_NAME[name].make())
+    for entry in registry.ENTRIES:
+        yield entry.name, lambda entry=entry: step_by_step(entry.make())
     for kind in ("lazy", "catch_up"):
         for options in ({}, {"row_wise": True}, {"global_clipnorm": 1.0}):
             make = functools.partial(

@@ -1,7 +1,8 @@
 """Checks of what changes the whole process: forks, and TensorFlow's debuggers.
 
-Runs in a process of its own, from `test_compatibility.py`; prints a JSON object with the outcome of
-each check. Forking comes first, as it must happen before TensorFlow starts its threads.
+Runs in a process of its own, from `test_compatibility.py`: `python own_process.py NAME...` prints a
+JSON object with the outcome of each check of these optimizers of the registry. Forking comes first,
+as it must happen before TensorFlow starts its threads.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import os
 import pathlib
 import select
 import signal
+import sys
 import tempfile
 
 import common
@@ -20,7 +22,6 @@ import tensorflow as tf
 import tf_optim_ext
 
 SECONDS = 120
-ENTRIES = [registry.BY_NAME[name] for name in ("AdamW", "NovoGrad", "Prodigy")]
 ADAMW = registry.BY_NAME["AdamW"]
 
 
@@ -60,7 +61,7 @@ def state_after_fork():
         return json.loads(pipe.read())
 
 
-def fork():
+def fork(_entries):
     in_child = state_after_fork()
     assert in_child == [value.tolist() for value in trained(ADAMW)]
 
@@ -74,10 +75,10 @@ def checked_numerics():
         tf.debugging.disable_check_numerics()
 
 
-def check_numerics():
-    expected = {entry.name: trained(entry) for entry in ENTRIES}
+def check_numerics(entries):
+    expected = {entry.name: trained(entry) for entry in entries}
     with checked_numerics():
-        for entry in ENTRIES:
+        for entry in entries:
             assert common.same(trained(entry), expected[entry.name]), entry.name
         nan_in_the_gradient()
 
@@ -96,29 +97,29 @@ def nan_in_the_gradient():
         optimizer.apply_gradients([(tape.gradient(norm, variable), variable)])
 
 
-def check_numerics_native_function():
-    expected = {entry.name: trained(entry) for entry in ENTRIES}
+def check_numerics_native_function(entries):
+    expected = {entry.name: trained(entry) for entry in entries}
     with checked_numerics():
-        for entry in ENTRIES:
+        for entry in entries:
             assert common.same(trained(entry, tf.function), expected[entry.name]), entry.name
 
 
-def check_numerics_portable_function():
+def check_numerics_portable_function(entries):
     with tf_optim_ext.portable():
-        expected = {entry.name: trained(entry) for entry in ENTRIES}
+        expected = {entry.name: trained(entry) for entry in entries}
         with checked_numerics():
-            for entry in ENTRIES:
+            for entry in entries:
                 common.assert_close(trained(entry, tf.function), expected[entry.name])
 
 
-def dump_debug_info():
-    expected = {entry.name: trained(entry) for entry in ENTRIES}
+def dump_debug_info(entries):
+    expected = {entry.name: trained(entry) for entry in entries}
     with tempfile.TemporaryDirectory() as folder:
         writer = tf.debugging.experimental.enable_dump_debug_info(
             folder, tensor_debug_mode="FULL_HEALTH", circular_buffer_size=-1
         )
         try:
-            for entry in ENTRIES:
+            for entry in entries:
                 for wrap in (lambda step: step, tf.function):
                     assert common.same(trained(entry, wrap), expected[entry.name]), entry.name
             writer.FlushNonExecutionFiles()
@@ -139,4 +140,4 @@ CHECKS = {
 
 
 if __name__ == "__main__":
-    common.print_outcomes(CHECKS)
+    common.print_outcomes(CHECKS, [registry.BY_NAME[name] for name in sys.argv[1:]])

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import traceback
 
-WORKERS, SECONDS, ROWS = 2, 300, 6
+WORKERS, SECONDS, ROWS = 2, 500, 6
 NAMES = (
     "every optimizer",
     "frame",
@@ -148,8 +148,8 @@ class Worker:
     def every_optimizer(self):
         import registry
 
-        for name in registry.REPRESENTATIVE:
-            self.steps(registry.BY_NAME[name].make)
+        for entry in registry.ENTRIES:
+            self.steps(entry.make)
 
     def frame(self, eager=False):
         import tf_optim_ext

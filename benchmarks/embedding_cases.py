@@ -68,6 +68,15 @@ def checksum(given: list[Gradient]) -> int:
     return found
 
 
+def table(case: Case, seed: int) -> np.ndarray:
+    """Weights as Keras' `Embedding` begins with."""
+    numbers = np.random.default_rng(seed)
+    found = numbers.random((case.table_rows, case.width), dtype=np.float32)
+    found -= 0.5
+    found *= 0.1
+    return found
+
+
 def small_table(seed: int) -> np.ndarray:
     shape = (CHECKED.table_rows, CHECKED.width)
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
