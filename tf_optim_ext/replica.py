@@ -5,6 +5,8 @@ The methods of a mirrored variable would ask for a merge of the replicas, which 
 functions take a `keras.Variable` or `tf.Variable`.
 """
 
+import functools
+
 import tensorflow as tf
 
 from tf_optim_ext import compat
@@ -23,8 +25,16 @@ def assign(variable, value):
 
 def add(variable, number):
     variable = compat.tensorflow_variable(variable)
-    number = tf.constant(number, variable.dtype)
-    tf.raw_ops.AssignAddVariableOp(resource=variable.handle, value=number)
+    constant = eager_constant if tf.executing_eagerly() else tf.constant
+    value = constant(number, variable.dtype)
+    tf.raw_ops.AssignAddVariableOp(resource=variable.handle, value=value)
+
+
+@functools.lru_cache(maxsize=256)
+def eager_constant(value, dtype):
+    """A number or a tuple as an eager tensor, which takes a while to make."""
+    with tf.device("CPU:0"):
+        return tf.constant(value, dtype)
 
 
 def read_rows(variable, indices):

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from tf_optim_ext import compat, native
 
+_FLOATING = {dtype.as_datatype_enum for dtype in (tf.float16, tf.bfloat16, tf.float32, tf.float64)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -58,6 +60,17 @@ class Targets:
             return "a rule over all variables, and weights on several devices"
         return None
 
+    def fit(self, gradients):
+        """Whether these are eager tensors, one for each weight and of its shape."""
+        shapes = self._shapes
+        return len(gradients) == len(shapes) and all(
+            compat.is_dense(g, shape, _FLOATING) for g, shape in zip(gradients, shapes)
+        )
+
+    @functools.cached_property
+    def _shapes(self):
+        return [tuple(weight.shape) for weight in self.weights]
+
     @functools.cached_property
     def are_on_gpus(self):
         """Whether all weights are on GPUs."""
@@ -107,9 +120,9 @@ class TargetsCache:
     def __init__(self):
         self._targets = {}
 
-    def has(self, program, variables):
-        """Whether an earlier eager step ran this program over these variables."""
-        return (program.fingerprint, *map(id, variables)) in self._targets
+    def find(self, program, variables):
+        """The targets if an earlier eager step ran this program over these variables, or None."""
+        return self._targets.get((program.fingerprint, *map(id, variables)))
 
     def get(self, program, variables, make):
         """The targets for a program and variables; `make()` computes them."""

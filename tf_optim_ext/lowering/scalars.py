@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_optim_ext import replica
+
 # Instead of infinity, which `tf.debugging.enable_check_numerics` would report; the kernels' float32
 # is infinite then.
-_LARGEST = np.finfo(np.float64).max
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 @dataclasses.dataclass
@@ -37,9 +39,18 @@ class Scalars:
         """What a rule calls `h.step`; counts from 1."""
         return self.finished + 1
 
+    @property
+    def scale(self):
+        """`gradient_scale` as an op takes it."""
+        if type(self.gradient_scale) is float and tf.executing_eagerly():
+            return replica.eager_constant(self.gradient_scale, tf.float64)
+        return self.gradient_scale
+
     def rows(self, program):
         """Hyperparameters of a program: float64, of shape [1 or variables, names]."""
         columns = [self.hyperparameters[name] for name in program.hyperparameters]
+        if tf.executing_eagerly() and all(type(column) in (float, int) for column in columns):
+            return replica.eager_constant((tuple(min(c, _LARGEST) for c in columns),), tf.float64)
         count = max([1, *(len(c) for c in columns if isinstance(c, list))])
         # Asking whether they are tensors would take longer than the step of a small model.
         cells = [x for c in columns for x in (c if isinstance(c, list) else [c])]

@@ -195,8 +195,8 @@ def step(program, group, gradients, scalars, lazy=False):
         lazy: whether rows without gradient are left alone; otherwise their gradient is zero, and
             the indices must be increasing.
     """
-    by_rows = [i for i, g in enumerate(gradients) if isinstance(g, tf.IndexedSlices)]
-    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+    by_rows = [i for i, g in enumerate(gradients) if type(g) is tf.IndexedSlices]
+    values = [g.values if type(g) is tf.IndexedSlices else g for g in gradients]
     arguments = {
         "weights": group.weights,
         "slots": group.slots,
@@ -205,7 +205,7 @@ def step(program, group, gradients, scalars, lazy=False):
         "indices": [gradients[i].indices for i in by_rows],
         "finished": scalars.finished,
         "learning_rate": scalars.learning_rate,
-        "gradient_scale": scalars.gradient_scale,
+        "gradient_scale": scalars.scale,
         "hyperparameters": scalars.rows(program),
     }
     with _outside_of_clusters():
