@@ -32,6 +32,25 @@ from tf_optim_ext.rule import trace
 without_autograph = tf.autograph.experimental.do_not_convert
 
 
+class _SignatureWithCommonArguments:
+    """Shows the base arguments in the signature of a subclass, for editors and `help`.
+
+    Computed when asked for: those of all optimizers would take a third of the package's import.
+    """
+
+    def __get__(self, instance, owner):
+        own = list(inspect.signature(owner.__init__).parameters.values())[1:]
+        named = [p for p in own if p.kind != p.VAR_KEYWORD]
+        if named == own:
+            return inspect.Signature(own)
+        base = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in arguments.COMMON.items()
+            if name not in [p.name for p in own]
+        ]
+        return inspect.Signature([*named, *base])
+
+
 class Optimizer(Interface):
     """Base class of all optimizers: a `tf.keras.optimizers.Optimizer` made of a rule.
 
@@ -151,19 +170,7 @@ class Optimizer(Interface):
         if self.use_ema:
             keras_hooks.install_swap()
 
-    def __init_subclass__(cls, **kwargs):
-        """Shows the base arguments in the signature of the subclass, for editors and `help`."""
-        super().__init_subclass__(**kwargs)
-        if "__init__" not in cls.__dict__:
-            return
-        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        named = [p for p in own if p.kind != p.VAR_KEYWORD]
-        base = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-            for name, default in arguments.COMMON.items()
-            if name not in [p.name for p in own]
-        ]
-        cls.__signature__ = inspect.Signature(named if named == own else [*named, *base])
+    __signature__ = _SignatureWithCommonArguments()
 
     # ---------------------------------------------------------------------------------- the maths
 
