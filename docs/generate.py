@@ -189,7 +189,10 @@ def index_page():
     for cls in optimizers.ALL:
         summary = inline(" ".join(next(sections(cls.__doc__))[1].split())).replace("|", r"\|")
         lines.append(f"| [{cls.__name__}]({cls.__name__}.md) | {summary} |")
-    text = f"Arguments that all of them have: [common arguments]({COMMON})."
+    text = (
+        f"Arguments that all of them have: [common arguments]({COMMON}). "
+        "Their paths over functions of two numbers: [gallery](../gallery.md)."
+    )
     return page("each optimizer", "Optimizers", text, "\n".join(lines))
 
 
