@@ -37,7 +37,7 @@ def measure(
     traces = QUICK_TRACES if options.quick else TRACES
     found, about = [], {}
     with report.progress(console) as bar:
-        bar.start("import", tuple(import_time.VARIANTS), import_time.processes(options.quick))
+        bar.start("import", tuple(import_time.VARIANTS)[1:], import_time.processes(options.quick))
         imports = import_time.measure(options.quick, bar.tick, take_import)
         for optimizer in options.optimizers or OPTIMIZERS:
             for model in options.shapes or (QUICK_SHAPES if options.quick else SHAPES):
