@@ -16,8 +16,8 @@ namespace tf_optim_ext {
 namespace {
 
 constexpr uintptr_t kHugePage = 2 << 20;
-// Address translation is cached for about this much memory in small pages.
-constexpr size_t kSmallestArray = 16 << 20;
+// The ends of smaller arrays, which remain on small pages, would be half of them.
+constexpr size_t kSmallestArray = 2 * kHugePage;
 // By then, there may be another array at an address.
 constexpr uint64_t kAskAgain = 1024;
 constexpr size_t kMostArrays = 4096;

@@ -127,7 +127,8 @@ class StepOp : public OpKernel {
     OP_REQUIRES_OK(context, Check(context, *kernel, variables));
     for (Var* variable : variables)
       OP_REQUIRES_OK(context, MakeWritable(context, variable->tensor()));
-    if (lazy_) PrepareForRows(variables);
+    for (int k = 0; k < count_ + slot_count_; ++k)
+      UseHugePages(variables[k]->tensor()->data(), variables[k]->tensor()->TotalBytes());
     const std::vector<double*> state = StateOf(*kernel, variables);
     std::vector<double> new_state(kernel->by_row ? 0 : state.size());
     const int width = StateScalars(*kernel);
@@ -253,15 +254,6 @@ class StepOp : public OpKernel {
     const auto found = std::lower_bound(by_rows_.begin(), by_rows_.end(), v);
     if (found == by_rows_.end() || *found != v) return -1;
     return static_cast<int>(found - by_rows_.begin());
-  }
-
-  // For the variables of which some rows are updated, and their slots.
-  void PrepareForRows(const std::vector<Var*>& variables) const {
-    for (int v : by_rows_)
-      for (int k = v; k < count_ + slot_count_; k += count_) {
-        const Tensor& tensor = *variables[k]->tensor();
-        UseHugePages(tensor.data(), tensor.TotalBytes());
-      }
   }
 
   static int64_t RowsOf(const Tensor& weights) {
