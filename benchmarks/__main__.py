@@ -16,7 +16,7 @@ from types import ModuleType
 
 from absl import app, flags
 
-from benchmarks import cpus, gate, peers, report
+from benchmarks import cpus, gate, models, peers, report
 from benchmarks.options import Options
 
 # In this order; the first ones need least time.
@@ -58,6 +58,18 @@ flags.register_validator(
     lambda given: all(text.partition("=")[0] in peers.PEERS and "=" in text for text in given),
     f"must be like torch=/path/to/python, for one of {list(peers.PEERS)}",
 )
+
+
+@flags.validator("shapes")
+def _are_shapes(texts: list[str] | None) -> bool:
+    for text in texts or ():
+        try:
+            models.of(text)
+        except ValueError as error:
+            raise flags.ValidationError(str(error)) from error
+    return True
+
+
 for _name, _form, _message in (
     ("tables", r"[1-9]\d*x[1-9]\d*", "must be like 1000000x64"),
     ("rows", r"[1-9]\d*", "must be from 1"),
