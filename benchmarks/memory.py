@@ -83,13 +83,13 @@ def _shown(case: Json) -> list[Json]:
 
 
 def draw(results: Json, folder: Path) -> list[Path]:
-    models_drawn = dict.fromkeys(case["model"] for case in results["cases"])
+    cases = [case for case in results["cases"] if any("ms" in row for row in _shown(case))]
     return [
         _picture(
-            [case for case in results["cases"] if case["model"] == model],
+            [case for case in cases if case["model"] == model],
             folder / f"memory_{model.replace('*', '_')}.png",
         )
-        for model in models_drawn
+        for model in dict.fromkeys(case["model"] for case in cases)
     ]
 
 

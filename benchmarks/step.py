@@ -43,9 +43,12 @@ def tables(results: Json) -> list[Table]:
 
 
 def draw(results: Json, folder: Path) -> list[Path]:
+    cases = [c for c in results["cases"] if any(r.get("ratio_to_anchor") for r in c["rows"])]
+    if not cases:
+        return []
     return [
-        pictures.speedups(results["cases"], folder / "step_speedups.png"),
-        pictures.roofline(results["cases"], folder / "step_roofline.png"),
+        pictures.speedups(cases, folder / "step_speedups.png"),
+        pictures.roofline(cases, folder / "step_roofline.png"),
     ]
 
 
