@@ -33,10 +33,12 @@ def seconds(variables: dict[str, str]) -> float:
     Raises:
         RuntimeError: the import fails.
     """
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
     done = subprocess.run(
         [sys.executable, "-c", CODE],
         cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -53,7 +55,7 @@ def processes(quick: bool) -> int:
 
 
 def measure(quick: bool, tick: Callable[[str, int], None], take: Importer = seconds) -> list[Json]:
-    """Imports in turn in fresh processes; the first of each fills the caches of files."""
+    """Imports in turn in fresh processes; the first of each writes bytecode and fills caches."""
     found = {name: [] for name in VARIANTS}
     notes = dict.fromkeys(VARIANTS, "")
     for _ in range(1 + processes(quick)):

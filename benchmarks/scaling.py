@@ -106,10 +106,10 @@ def rows_of(case: Case, options: Options) -> list[Row]:
     most = QUICK_MOST_VARIABLES if options.quick else MOST_VARIABLES
     for row in rows:
         allowed = most.get((row.peer, row.mode))
-        if allowed is not None and len(case.shapes) > allowed:
-            row.fail(f"left out: {len(case.shapes)} variables take too long")
-        elif (row.peer, row.mode) == ("keras", "eager") and case.weights > EAGER_KERAS_WEIGHTS:
-            row.fail(f"left out: {case.weights} weights take too long")
+        many = allowed is not None and len(case.shapes) > allowed
+        large = row.key == "keras_eager" and case.weights > EAGER_KERAS_WEIGHTS
+        if many or large:
+            row.fail("left out: would take too long")
     return rows
 
 
