@@ -254,6 +254,18 @@ class TestGate:
         gate.take(ratios[0], {ratios[0]["fast"]: {"note": "no native library"}})
         assert "was not measured: no native library" in gate.failures(ratios)[0]
 
+    def test_measures_once_more_what_is_below(self, tmp_path):
+        floors = tmp_path / "floors.json"
+        names = {"optimizer": "AdamW", "slow": "keras_eager", "fast": "ours_eager"}
+        ratios = [{**names, "shapes": "7", "floor": 3.0}, {**names, "shapes": "8", "floor": 5.0}]
+        settings = {"quick": {"windows": 2, "window_seconds": 0.0}}
+        floors.write_text(json.dumps({"settings": settings, "quick": ratios}))
+        asked = []
+        quick = options.Options(quick=True)
+        (failure,) = gate.run(quick, Console(record=True), floors, starter(asked))
+        assert failure == "AdamW on 8: keras_eager / ours_eager is 4.00, must be 5.0 or more"
+        assert asked.count(("keras", "case")) == 3
+
     def test_table(self, ratios):
         console = Console(width=140, record=True)
         console.print(gate.table(ratios))
