@@ -142,9 +142,12 @@ def what_is_wrong(
         steps: how many there were.
     """
     wanted = changes(optimizer, weights, gradients, steps)
-    worst = max(
-        float(np.max(np.abs(after - before - change)) / np.max(np.abs(change)))
-        for before, after, change in zip(weights, found, wanted, strict=True)
+    # NumPy's maximum, as NaN in one variable must not be lost.
+    worst = np.max(
+        [
+            np.max(np.abs(after - before - change)) / np.max(np.abs(change))
+            for before, after, change in zip(weights, found, wanted, strict=True)
+        ]
     )
     if worst <= TOLERANCE:
         return None

@@ -153,8 +153,8 @@ class TestNumericalCheck:
             assert arguments.what_is_wrong(name, weights, gradients, right, 5) is None
             wrong = [w + 1.01 * (r - w) for w, r in zip(weights, right)]
             assert "off by 1 %" in arguments.what_is_wrong(name, weights, gradients, wrong, 5)
-            nan = [np.full_like(w, np.nan) for w in weights]
-            assert arguments.what_is_wrong(name, weights, gradients, nan, 5)
+            nan = [*right[:-1], np.full_like(right[-1], np.nan)]
+            assert "off by nan" in arguments.what_is_wrong(name, weights, gradients, nan, 5)
 
     def test_gradients_are_neither_equal_nor_tiny(self):
         (weights,), (gradients,) = server.random_case([(100, 100)], 0)

@@ -142,7 +142,7 @@ class Process:
         """
         self.label = label
         self._ended = ""  # why, if it did
-        # A pipe that nobody reads would stop it once it is full.
+        # A pipe that nobody reads would stop it once it is full. `close` closes the file.
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
@@ -169,7 +169,7 @@ class Process:
         try:
             line = json.dumps({"request": request, **arguments})
             print(line, file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()  # type: ignore[union-attr]
+            line = self._process.stdout.readline()
         except OSError:
             line = ""
         if not line:
