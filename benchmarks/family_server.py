@@ -74,7 +74,7 @@ class Server(server.Server):
         for each in timed:
             timing.warm_up(each, window_seconds)
         gc.collect()
-        timing.interleave(timed, windows, lambda: None, seed)
+        timing.interleave(timed, windows, seed)
         weights = sum(value.size for value in self.initial)
         moved = moved_bytes.per_weight(program)
         rate = 4 * (2 * written + 1) * weights / statistics.median(timed[1].windows)

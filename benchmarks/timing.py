@@ -59,9 +59,7 @@ def warm_up(timed: Timed, window_seconds: float) -> None:
     timed.steps_per_window = max(1, min(MOST_STEPS_PER_WINDOW, steps))
 
 
-def interleave(
-    everything: Sequence[Timed], windows: int, tick: Callable[[], None], seed: int
-) -> None:
+def interleave(everything: Sequence[Timed], windows: int, seed: int) -> None:
     """Times all of them in turn, so that what the machine does meanwhile hits all of them alike."""
     order = list(everything)
     shuffle = random.Random(seed).shuffle
@@ -69,7 +67,6 @@ def interleave(
         shuffle(order)
         for timed in order:
             timed.windows.append(window(timed))
-            tick()
 
 
 def window(timed: Timed) -> float:

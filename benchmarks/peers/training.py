@@ -1,5 +1,6 @@
 """Whole training steps with this package's or Keras' optimizers: `-m benchmarks.peers.training`."""
 
+import abc
 import contextlib
 import gc
 import math
@@ -74,7 +75,7 @@ def optimizer_of(library: str, name: str, sparse: str) -> Any:
     return cls(**given)
 
 
-class Training:
+class Training(abc.ABC):
     """A model, its optimizer, and batches; subclasses take steps."""
 
     def __init__(self, task: Task, optimizer: Any, size: int, seed: int) -> None:
@@ -85,13 +86,13 @@ class Training:
         self.checked = [task.batch(numbers, size, distinct)]
         self.batches = [task.batch(numbers, size, repeated) for _ in range(BATCHES)]
 
+    @abc.abstractmethod
     def check(self, steps: int) -> None:
         """Takes steps that are to be compared, all with the same batch."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def run(self, steps: int) -> None:
         """Takes steps with all batches in turn."""
-        raise NotImplementedError
 
     def weights(self) -> list[np.ndarray]:
         return [np.array(v.numpy()) for v in self.model.trainable_variables]
