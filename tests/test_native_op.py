@@ -69,6 +69,12 @@ class OpWithNumbers(Op):
     PROGRAM = tf_optim_ext.DAdaptAdam.program()
 
 
+def kept(value):
+    """The handle of a variable that lives as long as the tests."""
+    VARIABLES.append(tf.Variable(value))
+    return VARIABLES[-1].handle
+
+
 def put(name, value, index=None):
     """A change of an argument, or of one element of it; `value` may be a function that makes it."""
 
@@ -116,6 +122,7 @@ def _several():
 
 
 TABLES: list = []
+VARIABLES: list = []
 WIDTH = len(Op.PROGRAM.hyperparameters)
 BAD = {
     "a gradient too few": drop("gradients"),
@@ -181,6 +188,13 @@ BAD = {
     "an int32 step": put("finished", lambda: tf.constant(1, tf.int32)),
     "two steps": put("finished", np.array([0, 1])),
     "no step": put("finished", np.array([], np.int64)),
+    "a variable that is no step": put("finished", lambda: kept(3.0)),
+    "a variable of two steps": put("finished", lambda: kept(np.array([1, 2]))),
+    "two variables of steps": put("finished", lambda: tf.stack([kept(1), kept(2)])),
+    "a step without a value": put("finished", lambda: _uninitialized()),
+    "a table as the step": put("finished", lambda: _of_something_else()),
+    "an integer variable as the rate": put("learning_rate", lambda: kept(1)),
+    "a vector as the rate": put("learning_rate", lambda: kept(np.ones(2))),
     "two learning rates": put("learning_rate", np.array([0.1, 0.2])),
     "no learning rate": put("learning_rate", np.array([])),
     "an integer learning rate": put("learning_rate", lambda: tf.constant(1)),
@@ -339,6 +353,28 @@ class TestOp:
         for old, new in zip(before, op.values()):
             assert np.all(old != new)
 
+    def test_handles_may_share_a_tensor(self):
+        for kind in (Op, OpWithNumbers):
+            expected, op = kind(), kind()
+            expected.run()
+            for name in ("weights", "slots", "scalars"):
+                handles = op.arguments[name]
+                op.arguments[name] = [tf.stack(h) for h in (handles[:1], handles[1:]) if h]
+            op.run()
+            for a, b in zip(op.values(), expected.values(), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize("rate", [np.float32(0.3), np.float64(0.3)])
+    def test_numbers_may_be_in_variables(self, rate):
+        results = []
+        for number in (tf.constant, lambda value: kept(value)):
+            op = Op()
+            op.arguments.update(finished=number(np.int64(4)), learning_rate=number(rate))
+            op.run()
+            results.append(op.values())
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_array_equal(a, b)
+
     @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
     @pytest.mark.parametrize("name", BAD)
     def test_bad_arguments_change_nothing(self, name, graph):
@@ -350,8 +386,8 @@ class TestOp:
     @pytest.mark.parametrize(
         ("name", "message"),
         {
-            "a gradient too few": "2 variables needs one gradient",
-            "no slots": r"The rule has 2 slots for each of 2 variables, but 0 were given",
+            "a gradient too few": "needs 1 weights for 1 gradients. Received 2",
+            "no slots": r"The rule needs 4 slots for 2 gradients. Received 0",
             "another shape of a gradient": r"gradient of shape \[4\] was given for variable number",
             "another shape of a slot": r"slot of shape \[4\] belongs to a variable of shape \[3\]",
             "a variable of float64": "A variable has dtype double; allowed are float, bfloat16",
@@ -360,8 +396,10 @@ class TestOp:
             "an unknown rule": "no kernel rule_0123456789abcdef",
             "a hyperparameter too few": r"shape \[1 or 2, 6\]. Received \[1,5\]",
             "three scales": "1 or 2 elements. Received 3",
-            "two steps": r"must be scalars. Received shapes \[2\] and \[\]",
-            "two handles in one tensor": "weights number 0 is not a variable",
+            "two steps": r"`finished` must be one int64. Received int64 of shape \[2\]",
+            "a variable that is no step": r"`finished` must be one int64. Received float of",
+            "a vector as the rate": r"`learning_rate` must be one float or double. .* shape \[2\]",
+            "two handles in one tensor": "The rule needs 2 weights for 2 gradients. Received 3",
         }.items(),
     )
     def test_messages(self, name, message):
@@ -493,7 +531,7 @@ class TestOpByRows:
             "an index one too large": "Received 5",
             "an index too few": r"gradient of shape \[2,3\] was given for variable number 0",
             "a matrix of indices": "variable number 0 needs a vector of indices",
-            "no indices": "1 of them need indices",
+            "no indices": "1 gradients need indices",
             "a negative position": "`by_rows` must be increasing positions of variables",
             "repeated positions": "`by_rows` must be increasing positions of variables",
         }.items(),

@@ -357,8 +357,6 @@ class Optimizer(Interface):
         self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0, lazy=False
     ):
         """Runs a program over variables and their slots, on the route that fits here."""
-        scalars = self._scalars(variables, gradient_scale, learning_rate)
-        scalars.rounding = self._rounding(program, variables)
         on = self._targets.get(
             program,
             variables,
@@ -369,6 +367,10 @@ class Optimizer(Interface):
         chosen = route.choose(program, on.obstacle, is_sparse)
         compiled = route.compiles(on) and not (lazy and is_sparse)
         self.__dict__["_route"] = f"{chosen}, compiled by XLA" if compiled else chosen
+        # Each op that reads a number takes an eager step longer than the update of a small model.
+        reader = on.device if on.packs_handles and chosen.startswith("native") else None
+        scalars = self._scalars(variables, gradient_scale, learning_rate, reader)
+        scalars.rounding = self._rounding(program, variables)
         if compiled:
             tensorflow_lowering.compiled_step(program, on, gradients, scalars)
             return
@@ -468,14 +470,17 @@ class Optimizer(Interface):
             factors = tf.where(tf.math.is_finite(norms), factors, float("nan"))
         return factors
 
-    def _scalars(self, variables, gradient_scale, rate):
-        rate = replica.read(rate) if isinstance(rate, (tf.keras.Variable, tf.Variable)) else rate
+    def _scalars(self, variables, gradient_scale, rate, reader):
+        """The numbers of a step; those in variables on the device `reader` as their handles."""
+        if isinstance(rate, (tf.keras.Variable, tf.Variable)):
+            is_taken = rate.dtype in ("float32", "float64")
+            rate = replica.readable_by_op(rate, reader if is_taken else None)
         if not isinstance(rate, tf.Tensor):
             rate = float(rate)
-        elif rate.dtype not in (tf.float32, tf.float64):
+        elif rate.dtype not in (tf.float32, tf.float64, tf.resource):
             rate = tf.cast(rate, tf.float32)
         values = self._hyperparameter_values(variables)
-        return Scalars(self._finished_updates(), rate, gradient_scale, values)
+        return Scalars(self._finished_updates(reader), rate, gradient_scale, values)
 
     def _rounding(self, program, variables):
         """Keys of the stochastic rounding of new weights, or None."""
@@ -484,10 +489,11 @@ class Optimizer(Interface):
         position = self._trainable_variables_indices
         return [rounding.key(self.seed, position[self._var_key(v)]) for v in variables]
 
-    def _finished_updates(self):
+    def _finished_updates(self, reader=None):
         count = self.gradient_accumulation_steps
-        iterations = replica.read(self._iterations)
-        return iterations // count if count else iterations
+        if count:
+            return replica.read(self._iterations) // count
+        return replica.readable_by_op(self._iterations, reader)
 
     def _hyperparameter_values(self, variables):
         """Dict of everything a rule may find in `h` by name: numbers, or lists with one for each

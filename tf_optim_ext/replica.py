@@ -17,6 +17,16 @@ def read(variable):
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
 
+def readable_by_op(variable, device):
+    """The handle of a variable, for an op that can read it; what `read` returns, if it cannot.
+
+    Args:
+        device: name of the device of the op; None: it cannot.
+    """
+    handle = compat.tensorflow_variable(variable).handle
+    return handle if handle.device == device else read(variable)
+
+
 def assign(variable, value):
     variable = compat.tensorflow_variable(variable)
     value = tf.ensure_shape(tf.cast(value, variable.dtype), variable.shape)

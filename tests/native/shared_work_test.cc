@@ -101,12 +101,18 @@ struct FullPool {
   void Schedule(const Task& task) { task(); }
 };
 
+template <typename P>
+toe::ParallelFor SharedWith(P* pool) {
+  return toe::SharedWith(pool->num_threads(),
+                         [pool](Task task) { pool->Schedule(std::move(task)); });
+}
+
 // Shares `count` elements, and checks that each was worked on once before the call came back. What it
 // adds to are plain integers, so that the sanitizer sees whether the caller may read them.
 template <typename P>
 void CheckEachOnce(P* pool, int64_t count, const std::string& what) {
   std::vector<int> times(count);
-  toe::SharedWith(pool)(count, kBytes, [&times](int64_t begin, int64_t end) {
+  SharedWith(pool)(count, kBytes, [&times](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) ++times[i];
   });
   for (int64_t i = 0; i < count; ++i)
@@ -134,7 +140,7 @@ void TestManyCallers() {
       for (int i = 0; i < 200; ++i) {
         int64_t sum = 0;
         std::mutex mutex;
-        toe::SharedWith(&pool)(97, kBytes, [&](int64_t begin, int64_t end) {
+        SharedWith(&pool)(97, kBytes, [&](int64_t begin, int64_t end) {
           const std::lock_guard<std::mutex> lock(mutex);
           for (int64_t k = begin; k < end; ++k) sum += k;
         });
@@ -150,7 +156,7 @@ void TestLateHelpers() {
   {
     // What the caller shared is gone when they come.
     const auto work = std::make_unique<std::vector<int>>(40);
-    const toe::ParallelFor shared = toe::SharedWith(&pool);
+    const toe::ParallelFor shared = SharedWith(&pool);
     shared(40, kBytes, [&work](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) ++(*work)[i];
     });
@@ -169,9 +175,9 @@ void TestOnTheCallingThread() {
     ++calls;
     Expect(begin == 0 && end == 10, "the whole range");
   };
-  toe::SharedWith(&late)(10, 8, count_calls);
+  SharedWith(&late)(10, 8, count_calls);
   Pool alone(1);
-  toe::SharedWith(&alone)(10, kBytes, count_calls);
+  SharedWith(&alone)(10, kBytes, count_calls);
   Expect(calls == 2 && late.waiting() == 0, "small work, and a pool of one thread");
 }
 
@@ -181,7 +187,7 @@ void Race() {
   const std::function<void(int64_t, int64_t)> run = [&times](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) ++times[i];
   };
-  toe::Ranges ranges(1000, 1, run);
+  toe::Ranges ranges(1000, 1, 2, run);
   std::thread helper([&ranges] { ranges.Work(); });
   int sum = 0;
   for (int i = 0; i < 1000; ++i) sum += times[i];

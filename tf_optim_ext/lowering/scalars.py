@@ -19,8 +19,10 @@ class Scalars:
     """The numbers of one step over a list of variables.
 
     Attributes:
-        finished: int64 scalar, Python number or tensor: how many updates there were before.
-        learning_rate: Python float, or scalar tensor of float32 or float64.
+        finished: int64 scalar, Python number or tensor: how many updates there were before. For the
+            native op also the handle of a variable.
+        learning_rate: Python float, or scalar tensor of float32 or float64. For the native op also
+            the handle of a variable.
         gradient_scale: factor of all gradients: Python float, or float64 tensor with one element
             or one for each variable.
         hyperparameters: dict from name to a float or scalar tensor, or to a list of these, with one

@@ -15,6 +15,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from tf_optim_ext import compat
 from tf_optim_ext.native.build import LIBRARY, REPORT, XLA_LIBRARY
 
 HERE = pathlib.Path(__file__).parent
@@ -23,6 +24,7 @@ XLA_VARIABLE = "TF_OPTIM_EXT_XLA"
 OFF = ("off", "0", "none")
 BEST_FIRST = ("avx512", "avx2", "baseline")
 FORMATS = (tf.float32, tf.bfloat16, tf.float16)
+_FORMATS = frozenset(dtype.as_datatype_enum for dtype in FORMATS)
 
 
 class _Library:
@@ -229,7 +231,7 @@ def _outside_of_clusters():
 
 
 def _readable(gradients):
-    return [g if g.dtype in FORMATS else tf.cast(g, tf.float32) for g in gradients]
+    return [g if compat.has_dtype(g, _FORMATS) else tf.cast(g, tf.float32) for g in gradients]
 
 
 def sum_rows(gradient, rows, name, increasing):

@@ -70,9 +70,9 @@ class StepOp : public OpKernel {
  public:
   explicit StepOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("rule", &rule_));
-    OP_REQUIRES_OK(context, context->GetAttr("N", &count_));
-    OP_REQUIRES_OK(context, context->GetAttr("M", &slot_count_));
-    OP_REQUIRES_OK(context, context->GetAttr("S", &scalar_count_));
+    std::vector<tensorflow::DataType> gradients;
+    OP_REQUIRES_OK(context, context->GetAttr("T", &gradients));
+    count_ = static_cast<int>(gradients.size());
     OP_REQUIRES_OK(context, context->GetAttr("by_rows", &by_rows_));
     OP_REQUIRES_OK(context, context->GetAttr("lazy", &lazy_));
     OP_REQUIRES_OK(context, context->GetAttr("rounding", &rounding_));
@@ -93,33 +93,24 @@ class StepOp : public OpKernel {
     OP_REQUIRES(context, kernel != nullptr,
                 errors::NotFound("The native library has no kernel ", rule_,
                                  ". It was built for another version of tf_optim_ext."));
-    OpInputList gradients, indices;
-    OP_REQUIRES_OK(context, context->input_list("gradients", &gradients));
+    OpInputList indices;
     OP_REQUIRES_OK(context, context->input_list("indices", &indices));
-    OP_REQUIRES(context,
-                gradients.size() == count_ && indices.size() == static_cast<int>(by_rows_.size()),
-                errors::InvalidArgument("Each of ", count_, " variables needs one gradient, and ",
-                                        by_rows_.size(), " of them need indices. Received ",
-                                        gradients.size(), " gradients and ", indices.size(),
-                                        " vectors of indices."));
+    OP_REQUIRES(context, indices.size() == static_cast<int>(by_rows_.size()),
+                errors::InvalidArgument(by_rows_.size(), " gradients need indices. Received ",
+                                        indices.size(), " vectors of indices."));
     OP_REQUIRES(context,
                 !lazy_ || kernel->by_row || (kernel->passes == 1 && StateScalars(*kernel) == 0),
                 errors::InvalidArgument("The rule cannot update some rows without the others."));
-    OP_REQUIRES(context, slot_count_ == count_ * kernel->slots,
-                errors::InvalidArgument("The rule has ", kernel->slots, " slots for each of ",
-                                        count_, " variables, but ", slot_count_, " were given."));
-    const int scalars = count_ * kernel->variable_scalars + kernel->optimizer_scalars;
-    OP_REQUIRES(context, scalar_count_ == scalars,
-                errors::InvalidArgument("The rule has ", scalars, " numbers as state, but ",
-                                        scalar_count_, " were given."));
     std::vector<double> h;
     OP_REQUIRES_OK(context, ReadScalars(context, *kernel, &h));
 
+    const int slots = count_ * kernel->slots;
+    const int scalars = count_ * kernel->variable_scalars + kernel->optimizer_scalars;
     std::vector<tensorflow::core::RefCountPtr<Var>> owned;
     std::vector<Var*> variables;
-    OP_REQUIRES_OK(context, LookUp(context, "weights", &owned));
-    OP_REQUIRES_OK(context, LookUp(context, "slots", &owned));
-    OP_REQUIRES_OK(context, LookUp(context, "scalars", &owned));
+    OP_REQUIRES_OK(context, LookUp(context, "weights", count_, &owned));
+    OP_REQUIRES_OK(context, LookUp(context, "slots", slots, &owned));
+    OP_REQUIRES_OK(context, LookUp(context, "scalars", scalars, &owned));
     for (const auto& variable : owned) variables.push_back(variable.get());
     Locks locks(variables);
     OP_REQUIRES(context, !locks.repeated(),
@@ -127,7 +118,7 @@ class StepOp : public OpKernel {
     OP_REQUIRES_OK(context, Check(context, *kernel, variables));
     for (Var* variable : variables)
       OP_REQUIRES_OK(context, MakeWritable(context, variable->tensor()));
-    for (int k = 0; k < count_ + slot_count_; ++k)
+    for (int k = 0; k < count_ + slots; ++k)
       UseHugePages(variables[k]->tensor()->data(), variables[k]->tensor()->TotalBytes());
     const std::vector<double*> state = StateOf(*kernel, variables);
     std::vector<double> new_state(kernel->by_row ? 0 : state.size());
@@ -139,34 +130,72 @@ class StepOp : public OpKernel {
   }
 
  private:
-  static absl::Status LookUp(OpKernelContext* context, const char* name,
-                             std::vector<tensorflow::core::RefCountPtr<Var>>* variables) {
+  // Finds the variables of an input, each tensor of which holds the handles of some, in order.
+  absl::Status LookUp(OpKernelContext* context, const char* name, int expected,
+                      std::vector<tensorflow::core::RefCountPtr<Var>>* variables) const {
     OpInputList handles;
     TF_RETURN_IF_ERROR(context->input_list(name, &handles));
-    for (int i = 0; i < handles.size(); ++i) {
-      if (handles[i].NumElements() != 1)
-        return errors::InvalidArgument(name, " number ", i, " is not a variable.");
-      tensorflow::core::RefCountPtr<Var> variable;
-      TF_RETURN_IF_ERROR(tensorflow::LookupResource(
-          context, handles[i].flat<tensorflow::ResourceHandle>()(0), &variable));
-      variables->push_back(std::move(variable));
+    int64_t given = 0;
+    for (const Tensor& some : handles) given += some.NumElements();
+    if (given != expected)
+      return errors::InvalidArgument("The rule needs ", expected, " ", name, " for ", count_,
+                                     " gradients. Received ", given);
+    for (const Tensor& some : handles) {
+      const auto flat = some.flat<tensorflow::ResourceHandle>();
+      for (int64_t i = 0; i < flat.size(); ++i) {
+        variables->emplace_back();
+        TF_RETURN_IF_ERROR(tensorflow::LookupResource(context, flat(i), &variables->back()));
+      }
     }
     return absl::OkStatus();
+  }
+
+  // Reads a number from an input, or from the variable that is one.
+  template <typename Number>
+  static absl::Status ReadNumber(OpKernelContext* context, const char* name, Number* number) {
+    const Tensor* input;
+    TF_RETURN_IF_ERROR(context->input(name, &input));
+    if (input->dtype() != tensorflow::DT_RESOURCE) return NumberIn(*input, name, number);
+    if (input->NumElements() != 1)
+      return errors::InvalidArgument("`", name, "` must be one variable.");
+    tensorflow::core::RefCountPtr<Var> variable;
+    TF_RETURN_IF_ERROR(tensorflow::LookupResource(
+        context, input->flat<tensorflow::ResourceHandle>()(0), &variable));
+    tensorflow::tf_shared_lock lock(*variable->mu());
+    return NumberIn(*variable->tensor(), name, number);
+  }
+
+  static absl::Status NumberIn(const Tensor& tensor, const char* name, int64_t* number) {
+    if (tensor.NumElements() != 1 || tensor.dtype() != tensorflow::DT_INT64)
+      return NotANumber(tensor, name, "int64");
+    *number = tensor.flat<int64_t>()(0);
+    return absl::OkStatus();
+  }
+
+  static absl::Status NumberIn(const Tensor& tensor, const char* name, double* number) {
+    const bool is_double = tensor.dtype() == tensorflow::DT_DOUBLE;
+    if (tensor.NumElements() != 1 || !(is_double || tensor.dtype() == tensorflow::DT_FLOAT))
+      return NotANumber(tensor, name, "float or double");
+    *number = is_double ? tensor.flat<double>()(0) : tensor.flat<float>()(0);
+    return absl::OkStatus();
+  }
+
+  static absl::Status NotANumber(const Tensor& tensor, const char* name, const char* allowed) {
+    return errors::InvalidArgument("`", name, "` must be one ", allowed, ". Received ",
+                                   tensorflow::DataTypeString(tensor.dtype()), " of shape ",
+                                   tensor.shape().DebugString());
   }
 
   // Fills one row of the step's scalars per variable.
   absl::Status ReadScalars(OpKernelContext* context, const Kernel& kernel,
                            std::vector<double>* h) const {
-    const Tensor *finished, *rate, *scale, *hyper;
-    TF_RETURN_IF_ERROR(context->input("finished", &finished));
-    TF_RETURN_IF_ERROR(context->input("learning_rate", &rate));
+    int64_t finished;
+    double learning_rate;
+    TF_RETURN_IF_ERROR(ReadNumber(context, "finished", &finished));
+    TF_RETURN_IF_ERROR(ReadNumber(context, "learning_rate", &learning_rate));
+    const Tensor *scale, *hyper;
     TF_RETURN_IF_ERROR(context->input("gradient_scale", &scale));
     TF_RETURN_IF_ERROR(context->input("hyperparameters", &hyper));
-    if (finished->NumElements() != 1 || rate->NumElements() != 1)
-      return errors::InvalidArgument("`finished` and `learning_rate` must be scalars. Received "
-                                     "shapes ",
-                                     finished->shape().DebugString(), " and ",
-                                     rate->shape().DebugString());
     const int64_t scales = scale->NumElements();
     if (scales != 1 && scales != count_)
       return errors::InvalidArgument("`gradient_scale` must have 1 or ", count_,
@@ -176,12 +205,8 @@ class StepOp : public OpKernel {
       return errors::InvalidArgument("`hyperparameters` must have shape [1 or ", count_, ", ",
                                      kernel.hyperparameters, "]. Received ",
                                      hyper->shape().DebugString());
-    const double learning_rate = rate->dtype() == tensorflow::DT_DOUBLE
-                                     ? rate->flat<double>()(0)
-                                     : static_cast<double>(rate->flat<float>()(0));
-    *h = ScalarsOfStep(kernel, count_, finished->flat<int64_t>()(0), learning_rate,
-                       scale->flat<double>().data(), scales, hyper->flat<double>().data(),
-                       hyper->NumElements());
+    *h = ScalarsOfStep(kernel, count_, finished, learning_rate, scale->flat<double>().data(), scales,
+                       hyper->flat<double>().data(), hyper->NumElements());
     return absl::OkStatus();
   }
 
@@ -191,7 +216,7 @@ class StepOp : public OpKernel {
     OpInputList gradients, indices;
     TF_RETURN_IF_ERROR(context->input_list("gradients", &gradients));
     TF_RETURN_IF_ERROR(context->input_list("indices", &indices));
-    const size_t tensors = count_ + slot_count_;
+    const size_t tensors = static_cast<size_t>(count_) * (1 + kernel.slots);
     for (size_t v = 0; v < tensors; ++v) {
       const bool is_slot = v >= static_cast<size_t>(count_);
       const char* what = is_slot ? "slot" : "variable";
@@ -263,7 +288,7 @@ class StepOp : public OpKernel {
   // Where the numbers of the state are: for each variable its own, then those of the optimizer.
   std::vector<double*> StateOf(const Kernel& kernel, const std::vector<Var*>& variables) const {
     std::vector<double*> state;
-    Var* const* scalars = variables.data() + count_ + slot_count_;
+    Var* const* scalars = variables.data() + count_ * (1 + kernel.slots);
     const int own = kernel.variable_scalars;
     for (int v = 0; v < count_; ++v)
       for (int k = 0; k < StateScalars(kernel); ++k) {
@@ -312,8 +337,6 @@ class StepOp : public OpKernel {
 
   std::string rule_;
   int count_;
-  int slot_count_;
-  int scalar_count_;
   std::vector<int> by_rows_;  // the variables whose gradient has some rows only
   bool lazy_;
   std::vector<int64_t> rounding_;  // keys of stochastic rounding, for each variable
@@ -327,7 +350,7 @@ REGISTER_OP("TfOptimExtStep")
     .Input("scalars: S * resource")
     .Input("gradients: T")
     .Input("indices: R * int64")
-    .Input("finished: int64")
+    .Input("finished: F")
     .Input("learning_rate: L")
     .Input("gradient_scale: double")
     .Input("hyperparameters: double")
@@ -336,7 +359,8 @@ REGISTER_OP("TfOptimExtStep")
     .Attr("S: int >= 0")
     .Attr("R: int >= 0")
     .Attr("T: list({float, bfloat16, half}) >= 1")
-    .Attr("L: {float, double}")
+    .Attr("F: {int64, resource} = DT_INT64")
+    .Attr("L: {float, double, resource}")
     .Attr("rule: string")
     .Attr("by_rows: list(int) = []")
     .Attr("lazy: bool = false")
@@ -347,7 +371,8 @@ REGISTER_OP("TfOptimExtStep")
       std::vector<tensorflow::DataType> types;
       TF_RETURN_IF_ERROR(context->GetAttr("N", &count));
       TF_RETURN_IF_ERROR(context->GetAttr("T", &types));
-      if (static_cast<int>(types.size()) != count)
+      // Fewer are possible: a tensor may hold the handles of several variables.
+      if (static_cast<int>(types.size()) < count)
         return errors::InvalidArgument(count, " variables, but ", types.size(), " gradients.");
       return absl::OkStatus();
     })

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "driver.h"
+#include "shared_work.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 namespace tf_optim_ext {
@@ -29,11 +32,9 @@ inline Array ArrayOf(const tensorflow::Tensor& tensor) {
 
 inline ParallelFor TensorFlowThreads(tensorflow::OpKernelContext* context) {
   auto* workers = context->device()->tensorflow_cpu_worker_threads()->workers;
-  return [workers](int64_t count, int64_t bytes, const std::function<void(int64_t, int64_t)>& run) {
-    // About 10 bytes per cycle and core; small work stays on the calling thread.
-    if (count * bytes < 64 * 1024) return run(0, count);
-    workers->ParallelFor(count, std::max<int64_t>(1, bytes / 10), run);
-  };
+  return SharedWith(workers->NumThreads(), [workers](std::function<void()> task) {
+    workers->Schedule(std::move(task));
+  });
 }
 
 // The scalars of a step: for each variable a row, in which the state and the size are missing.

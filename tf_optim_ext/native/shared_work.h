@@ -15,22 +15,26 @@
 
 namespace tf_optim_ext {
 
-// Ranges of work that the calling thread and helpers take in turn. Helpers that come too late find
-// none left; so the caller never waits for a thread that is busy with something else.
+// Ranges of work that the calling thread and helpers take in turn: large ones first, so that each reads
+// memory in order for long, and small ones last, so that nobody waits for long. Helpers that come too
+// late find none left; so the caller never waits for a thread that is busy with something else.
 class Ranges {
  public:
-  Ranges(int64_t count, int64_t size, const std::function<void(int64_t, int64_t)>& run)
-      : count_(count), size_(size), run_(run) {}
+  Ranges(int64_t count, int64_t smallest, int64_t threads,
+         const std::function<void(int64_t, int64_t)>& run)
+      : count_(count), smallest_(smallest), threads_(threads), run_(run) {}
 
   void Work() {
-    for (;;) {
-      const int64_t begin = next_.fetch_add(size_);
-      if (begin >= count_) return;
-      const int64_t end = std::min(begin + size_, count_);
+    int64_t begin = next_.load();
+    while (begin < count_) {
+      const int64_t share = std::max(smallest_, (count_ - begin) / (2 * threads_));
+      const int64_t end = std::min(begin + share, count_);
+      if (!next_.compare_exchange_weak(begin, end)) continue;
       run_(begin, end);
       const std::lock_guard<std::mutex> lock(mutex_);
       done_ += end - begin;
       if (done_ == count_) finished_.notify_all();
+      begin = next_.load();
     }
   }
 
@@ -40,7 +44,7 @@ class Ranges {
   }
 
  private:
-  const int64_t count_, size_;
+  const int64_t count_, smallest_, threads_;
   const std::function<void(int64_t, int64_t)>& run_;  // not called once all work is done
   std::atomic<int64_t> next_{0};
   std::mutex mutex_;
@@ -48,19 +52,21 @@ class Ranges {
   int64_t done_ = 0;
 };
 
-// Shares work with a pool that has `num_threads()` and `Schedule(task)`, and which must outlive what
-// this returns; tasks may run at any time, or never.
-template <typename Pool>
-ParallelFor SharedWith(Pool* pool) {
-  return [pool](int64_t count, int64_t bytes,
-                const std::function<void(int64_t, int64_t)>& run) {
-    const int64_t threads = std::min<int64_t>(pool->num_threads(), count);
-    // Small work stays on the calling thread.
-    if (threads <= 1 || count * bytes < 64 * 1024) return run(0, count);
-    const auto ranges =
-        std::make_shared<Ranges>(count, std::max<int64_t>(1, count / (4 * threads)), run);
+// Work of fewer bytes stays on one thread.
+constexpr int64_t kLeastShared = 64 * 1024;
+
+// Shares work with a pool that has so many threads, and to which `schedule(task)` hands a task. It may
+// run at any time, or never.
+template <typename Schedule>
+ParallelFor SharedWith(int64_t pool_threads, Schedule schedule) {
+  return [pool_threads, schedule](int64_t count, int64_t bytes,
+                                  const std::function<void(int64_t, int64_t)>& run) {
+    const int64_t threads = std::min(pool_threads, count);
+    if (threads <= 1 || count * bytes < kLeastShared) return run(0, count);
+    const int64_t smallest = std::max<int64_t>(1, kLeastShared / std::max<int64_t>(1, bytes));
+    const auto ranges = std::make_shared<Ranges>(count, smallest, threads, run);
     for (int64_t i = 1; i < threads; ++i)
-      pool->Schedule([ranges] { ranges->Work(); });
+      schedule([ranges] { ranges->Work(); });
     ranges->Work();
     ranges->Wait();
   };

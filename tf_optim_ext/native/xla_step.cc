@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "op_common.h"
-#include "shared_work.h"
 #include "tensorflow/compiler/tf2xla/shape_util.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "xla/ffi/api/ffi.h"
@@ -91,7 +91,8 @@ ffi::Error RunStep(ffi::ThreadPool pool, std::string_view rule, int64_t variable
                     row, new_state.data() + (kernel->by_row ? 0 : v * width),
                     state.data() + v * width, keys.empty() ? nullptr : &keys[v]});
   }
-  Run(*table, *kernel, work, false, SharedWith(&pool));
+  const auto schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
+  Run(*table, *kernel, work, false, SharedWith(pool.num_threads(), schedule));
   for (size_t i = 0; i < new_state.size(); ++i) *state[i] = new_state[i];
   return ffi::Error::Success();
 }
@@ -130,6 +131,9 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
                     scalars_ == count_ * kernel->variable_scalars + kernel->optimizer_scalars &&
                     (rounding_.empty() || static_cast<int>(rounding_.size()) == count_),
                 errors::InvalidArgument("The step of ", rule_, " has inputs too many or too few."));
+    for (int i = state; i < context->num_inputs(); ++i)
+      OP_REQUIRES(context, context->input_type(i) != tensorflow::DT_RESOURCE,
+                  errors::InvalidArgument("Inside XLA, input ", i, " must not be a variable."));
     std::vector<DataType> types(state);
     std::vector<TensorShape> shapes(state);
     std::vector<xla::XlaOp> operands(state);
