@@ -38,9 +38,11 @@ OPTIMIZERS = ("AdamW",)
 MODES = {"fit": "fit", "function": "tf.function", "xla": "XLA"}
 QUICK_MODES = ("fit", "function")
 WITH_EMBEDDINGS = ("two towers",)
-# Of the way that the weights went. Sums are rounded differently, and `sparse="lazy"` leaves out the
-# decay of rows without a gradient.
-TOLERANCE = 0.01
+# Of the way that the weights went. It is coarse, as Adam's first steps take a gradient that is about zero
+# as far as any other, and networks round differently (Keras' own steps with XLA and without are 6 % of the
+# way apart in one case); `step` compares the steps themselves. `sparse="lazy"` leaves out the decay of rows
+# without a gradient.
+TOLERANCE = 0.1
 COMMAND = ("benchmarks.peers.training",)
 
 

@@ -257,8 +257,20 @@ class TestCallbacks:
             results.append(arrays(model.variables))
         assert_close(*results, **TOLERANCE)
 
-    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-    @pytest.mark.parametrize("on_epoch", [True, False], ids=["on_epoch", "in_validation"])
+    @pytest.mark.parametrize(
+        ("on_epoch", "dtype"),
+        [
+            pytest.param(on_epoch, dtype, id=f"{when}-{dtype}", marks=marks)
+            for on_epoch, when, dtype, marks in (
+                (True, "on_epoch", "float32", ()),
+                (True, "on_epoch", "bfloat16", pytest.mark.long),
+                (True, "on_epoch", "float16", pytest.mark.long),
+                (False, "in_validation", "float32", pytest.mark.long),
+                (False, "in_validation", "bfloat16", ()),
+                (False, "in_validation", "float16", pytest.mark.long),
+            )
+        ],
+    )
     def test_swap_ema_weights_changes_nothing_else(self, dtype, on_epoch):
         # The model has the rounded averages, which stay in float32, and gets its weights back.
         optimizer, alone = (ADAM.make(use_ema=True, ema_momentum=0.5) for _ in range(2))

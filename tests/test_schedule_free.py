@@ -200,9 +200,9 @@ class TestFit:
 
     def test_validation(self, make):
         plain, validated, frequent = make_model(make()), make_model(make()), make_model(make())
-        fit(plain, epochs=4)
-        history = fit(validated, epochs=4, validation_data=(X, Y))
-        expected, _ = averages(make, epochs=4)
+        fit(plain, epochs=2)
+        history = fit(validated, epochs=2, validation_data=(X, Y))
+        expected, _ = averages(make, epochs=2)
         np.testing.assert_allclose(history["val_loss"], [loss(e) for e in expected], rtol=1e-4)
         assert same(state(validated), state(plain))
 
@@ -214,7 +214,7 @@ class TestFit:
             frequent.get_weights()
 
         looking = keras.callbacks.LambdaCallback(on_train_batch_end=look, on_epoch_end=look)
-        fit(frequent, epochs=4, callbacks=[looking])
+        fit(frequent, epochs=2, callbacks=[looking])
         assert same(state(frequent), state(plain))
 
     def test_when_it_switches(self):

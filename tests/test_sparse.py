@@ -323,8 +323,14 @@ class TestAround:
         np.add.at(dense, indices, values)
         np.testing.assert_allclose(variable, -dense * limit / np.linalg.norm(dense), rtol=1e-5)
 
-    @pytest.mark.parametrize("kind", ["keras", "tf"])
-    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize(
+        ("mode", "kind"),
+        [
+            pytest.param(m, k, marks=pytest.mark.long if (m, k) == ("xla", "tf") else ())
+            for m in MODES
+            for k in ("keras", "tf")
+        ],
+    )
     @pytest.mark.parametrize("sparse", KINDS)
     def test_several_tables_between_dense_variables(self, sparse, mode, kind):
         # Each gets what it gets alone.

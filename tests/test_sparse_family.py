@@ -133,7 +133,7 @@ def assert_close_to(actual, expected):
 
 
 class TestExact:
-    @pytest.mark.family("tensorflow", conftest.BEST)
+    @pytest.mark.family(conftest.BEST)
     @BY_ROUTE
     @settings(
         max_examples=3,

@@ -206,7 +206,9 @@ class TestSteps:
 class TestTraining:
     # Each step moves the weights by a few thousandths of themselves, less than half the distance
     # of neighbouring bfloat16.
-    @pytest.mark.parametrize("name", ["SGD", "Adam", "Lion"])
+    @pytest.mark.parametrize(
+        "name", ["Adam", *(pytest.param(n, marks=pytest.mark.long) for n in ("SGD", "Lion"))]
+    )
     def test_trains_where_plain_rounding_stalls(self, name):
         rng = np.random.default_rng(0)
         x = tf.constant(rng.normal(size=(256, 20)), tf.float32)
