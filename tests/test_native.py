@@ -26,6 +26,7 @@ from native_steps import (
     run,
     sgd_step,
 )
+from tensorflow.python.framework import op_callbacks
 
 import tf_optim_ext
 from tf_optim_ext import native, programs
@@ -229,6 +230,65 @@ def probes(tmp_path_factory):
             output, error = process.communicate(timeout=300)
         found[name] = json.loads(output) if process.returncode == 0 else f"failed: {error}"
     return found
+
+
+@pytest.mark.usefixtures("native_only")
+class TestEagerSteps:
+    """Each op and each input takes time that small models do not have."""
+
+    def ops_of(self, step):
+        """Names of the ops that a function runs, and how many inputs they have."""
+        found = []
+
+        def note(op_type, inputs, *_, **__):
+            found.append((op_type, len(inputs)))
+
+        op_callbacks.add_op_callback(note)
+        try:
+            step()
+        finally:
+            op_callbacks.remove_op_callback(note)
+        return found
+
+    @pytest.mark.parametrize("cls", [tf_optim_ext.AdamW, tf_optim_ext.Prodigy])
+    def test_two_ops(self, cls):
+        variables = [tf.Variable(tf.ones(n)) for n in range(1, 6)]
+        gradients = [tf.ones(n) for n in range(1, 6)]
+        optimizer = cls()
+        for _ in range(2):
+            optimizer.apply(gradients, variables)
+        # Weights, slots, numbers of the step; and of the state, which AdamW does not have.
+        state = 3 if optimizer._program().state_scalars else 2
+        assert self.ops_of(lambda: optimizer.apply(gradients, variables)) == [
+            ("TfOptimExtStep", len(gradients) + state + 4),
+            ("AssignAddVariableOp", 2),
+        ]
+
+    @pytest.mark.parametrize("wrap", [lambda step: step, tf.function], ids=["eager", "function"])
+    def test_what_is_assigned_between_steps_counts(self, wrap):
+        variable = tf.Variable([1.0, -2.0])
+        optimizer = tf_optim_ext.SGD(0.125)
+        step = wrap(lambda: optimizer.apply([tf.constant([0.5, 1.0])], [variable]))
+        step()
+        np.testing.assert_array_equal(variable, [1.0 - 0.0625, -2.125])
+        optimizer.learning_rate = 0.5
+        step()
+        np.testing.assert_array_equal(variable, [1.0 - 0.3125, -2.625])
+
+    @pytest.mark.parametrize("wrap", [lambda step: step, tf.function], ids=["eager", "function"])
+    def test_the_number_of_steps_may_be_assigned(self, wrap):
+        # With its bias correction, Adam's first step goes as far as the learning rate.
+        variable = tf.Variable([1.0, -2.0])
+        optimizer = tf_optim_ext.Adam(0.125, epsilon=0.0)
+        step = wrap(lambda: optimizer.apply([tf.constant([0.5, 1.0])], [variable]))
+        step()
+        np.testing.assert_allclose(variable, [0.875, -2.125], rtol=1e-6)
+        optimizer.iterations.assign(10_000_000)
+        for slot in ("momentum", "velocity"):
+            optimizer.get_slot(variable, slot).assign([0.0, 0.0])
+        step()  # no correction: 0.1 / sqrt(0.001) learning rates
+        far = 0.125 * 0.1 / 0.001**0.5
+        np.testing.assert_allclose(variable, [0.875 - far, -2.125 - far], rtol=1e-5)
 
 
 class TestOtherProcesses:

@@ -97,6 +97,32 @@ def eager(strategy):
     compare(strategy, functools.partial(ADAM.make, **FRAMES[what]), what, eager=True)
 
 
+def without_strategy(strategy):
+    # The number of steps and the learning rate are on the first device.
+    def trained(places):
+        variables = []
+        for i, place in enumerate(places):
+            with tf.device(f"CPU:{place}"):
+                variables.append(tf.Variable(tf.range(2.0 + i)))
+        optimizer = ADAM.make()
+        for step in range(3):
+            gradients = [tf.cos(v + step) for v in variables]
+            optimizer.apply_gradients(zip(gradients, variables))
+        for v, place in zip(variables, places):
+            assert v.device.endswith(f"CPU:{place}")
+            for name in optimizer.get_slot_names():
+                slot = optimizer.get_slot(v, name).value
+                assert slot.device == v.device
+        return optimizer, [v.numpy() for v in variables]
+
+    single, expected = trained([0, 0, 0])
+    for places in ([1, 1, 1], [0, 1, 0], [1, 0, 1]):
+        optimizer, found = trained(places)
+        assert optimizer.route == single.route
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, err_msg=f"{places}")
+
+
 def constraints(strategy):
     # With accumulation, they are applied in a branch of `tf.cond`.
     for arguments in ({}, {"gradient_accumulation_steps": 2}):
@@ -296,6 +322,7 @@ CHECKS = {
     "kinds of variables": kinds_of_variables,
     "frame": frame,
     "eager": eager,
+    "without strategy": without_strategy,
     "constraints": constraints,
     "portable": portable,
     "fit": fit,
