@@ -1,15 +1,18 @@
-"""The figures of the README, from the results: `python -m benchmarks.readme`."""
+"""The figures of the README and of the learning curves, from the results.
+
+`python -m benchmarks.readme` writes them between the marks of these documents.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, report
+from benchmarks import ROOT, quality, quality_pictures, report
 
 Json = dict[str, Any]
 
 README = ROOT / "README.md"
+CURVES = ROOT / "docs" / "learning-curves.md"
 BEGIN, END = "<!-- benchmarks: the output of python -m benchmarks.readme -->\n", "<!-- end -->\n"
 MODELS = {
     "resnet50": "ResNet-50",
@@ -102,22 +105,91 @@ def embeddings(results: Json) -> str:
     return markdown(["", "eager", "`tf.function`"], rows)
 
 
-def text(folder: Path = report.RESULTS) -> str:
+TASKS = {
+    "mlp": "MLP",
+    "convolution": "convolutions",
+    "transformer": "transformer",
+    "two towers": "two towers with embeddings",
+}
+MODES = {"fit": "`fit`, default", "function": "`tf.function`", "xla": "XLA"}
+
+
+def training(results: Json, optimizer: str = "AdamW") -> str:
+    """Milliseconds of a whole training step with Keras' optimizer and with ours, and the ratio."""
+    rows = []
+    for case in results["cases"]:
+        if case["optimizer"] != optimizer:
+            continue
+        found = {row["key"]: row for row in case["rows"] if "ms" in row}
+        for kind, addition in (("ours", ""), ("ours_lazy", ', `sparse="lazy"`')):
+            if any(f"{kind}_{mode}" in found for mode in MODES):
+                cells = [_both(found, kind, mode) for mode in MODES]
+                rows.append([f"{TASKS[case['task']]}, {case['batch']}{addition}", *cells])
+    return markdown(["model, batch", *MODES.values()], rows)
+
+
+def _both(found: dict[str, Json], kind: str, mode: str) -> str:
+    keras, ours = found.get(f"keras_{mode}"), found.get(f"{kind}_{mode}")
+    if not keras or not ours:
+        return ""
+    times = f"{milliseconds(keras['ms'])} / {milliseconds(ours['ms'])}"
+    return f"{times} = {keras['ms'] / ours['ms']:.1f}"
+
+
+def learning(results: Json) -> str:
+    """For each task, how all optimizers ended, the best median first."""
+    seeds = len(results["protocol"]["test_seeds"])
+    return "\n\n".join(_of_task(task, seeds) for task in results["tasks"])
+
+
+def _of_task(task: Json, seeds: int) -> str:
+    number = quality.number
+    rows = []
+    for row in sorted(task["optimizers"], key=quality_pictures.by_loss):
+        low, high = map(number, row["test_loss_quartiles"])
+        loss = "diverged" if row["test_loss"] is None else number(row["test_loss"])
+        edge = {"low": " (lowest)", "high": " (highest)", None: ""}[row["at_edge"]]
+        rate = f"{row['rate']:.2g}{edge}"
+        steps = number(row["steps_to_target"])
+        rows.append(
+            [row["name"], loss, f"{low} to {high}", number(row["test_metric"]), steps, rate]
+        )
+    headings = ["optimizer", "test loss", "quartiles", task["metric"], "steps", "learning rate"]
+    return (
+        f"## {task['name'].capitalize()}\n\n"
+        f"{task['data'][:1].upper()}{task['data'][1:]}; {task['model']} of {task['weights']:,} weights; {task['steps']} steps of "
+        f"{task['batch_size']} examples; medians of {seeds} seeds. Test loss: {task['loss']}. "
+        f"Steps: until the validation loss is {task['target']}.\n\n{markdown(headings, rows)}"
+    )
+
+
+def _load(name: str) -> Json:
+    return json.loads((report.RESULTS / f"{name}.json").read_text())
+
+
+def text() -> str:
     """Everything between the marks of the README."""
-
-    def load(name: str) -> Json:
-        return json.loads((folder / f"{name}.json").read_text())
-
-    step, embedding = load("step"), load("embedding")
+    step = _load("step")
     return "\n\n".join(
         [
             "Milliseconds per AdamW step in float32, medians of one run on " + machine(step),
             steps(step),
+            "Milliseconds of a whole training step, forward and backward included, with Keras' "
+            "AdamW / with this one = how many times faster:",
+            training(_load("train")),
             "One Adam step for the sparse gradient of an embedding table, 1,000,000 x 64, with "
             "4,096 rows, in milliseconds:",
-            embeddings(embedding),
+            embeddings(_load("embedding")),
         ]
     )
+
+
+def curves() -> str:
+    """Everything between the marks of the page of learning curves."""
+    return learning(_load("quality"))
+
+
+DOCUMENTS = {README: text, CURVES: curves}
 
 
 def updated(content: str, inner: str) -> str:
@@ -128,4 +200,5 @@ def updated(content: str, inner: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(updated(README.read_text(), text()))
+    for path, inner in DOCUMENTS.items():
+        path.write_text(updated(path.read_text(), inner()))

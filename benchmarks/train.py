@@ -38,10 +38,10 @@ OPTIMIZERS = ("AdamW",)
 MODES = {"fit": "fit", "function": "tf.function", "xla": "XLA"}
 QUICK_MODES = ("fit", "function")
 WITH_EMBEDDINGS = ("two towers",)
-# Of the way that the weights went. It is coarse, as Adam's first steps take a gradient that is about zero
-# as far as any other, and networks round differently (Keras' own steps with XLA and without are 6 % of the
-# way apart in one case); `step` compares the steps themselves. `sparse="lazy"` leaves out the decay of rows
-# without a gradient.
+# Of the way that the weights went. Coarse, as Adam's first steps go as far for a gradient that
+# is about zero as for any other, and networks round differently (Keras' own steps with XLA and
+# without are 6 % of the way apart in one case); `step` compares the steps themselves.
+# `sparse="lazy"` leaves out the decay of rows without a gradient.
 TOLERANCE = 0.1
 COMMAND = ("benchmarks.peers.training",)
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import (
+    agreement,
     arguments,
     gate,
     groups,
@@ -300,10 +301,56 @@ class TestReport:
 
 
 class TestReadme:
-    def test_is_what_the_results_say(self):
-        content = readme.README.read_text()
-        assert readme.updated(content, readme.text()) == content
+    @pytest.mark.parametrize("path", readme.DOCUMENTS, ids=lambda path: path.name)
+    def test_is_what_the_results_say(self, path):
+        content = path.read_text()
+        assert readme.updated(content, readme.DOCUMENTS[path]()) == content
 
     def test_marks(self):
         content = f"a\n{readme.BEGIN}old\n{readme.END}b\n"
         assert readme.updated(content, "new") == f"a\n{readme.BEGIN}new\n{readme.END}b\n"
+
+
+class TestAgreement:
+    @pytest.fixture
+    def run(self):
+        def make(factor=1.0, spread=0.1):
+            def row(key, ms):
+                windows = [ms * (1 - spread), ms, ms * (1 + spread)]
+                return {
+                    "key": key, "label": key, "ms": ms, "windows_ms": windows,
+                    "ms_quartiles": [windows[0], windows[2]], "ratio_to_anchor": ms / 2.0,
+                }  # fmt: skip
+
+            rows = [row("ours_eager", 2.0), row("other", 10.0 * factor), row("limit", 1.0)]
+            missing = {"key": "missing", "label": "missing"}
+            return {"cases": [{"optimizer": "AdamW", "model": "mlp", "rows": [*rows, missing]}]}
+
+        return make
+
+    def test_ratios_have_the_spread_of_both_rows(self, run):
+        ratio = agreement.ratios(run())["AdamW", "mlp", "other"]
+        assert ratio.median == pytest.approx(5.0)
+        assert ratio.low == pytest.approx(5.0 * 0.9 / 1.1)
+        assert ratio.high == pytest.approx(5.0 * 1.1 / 0.9)
+
+    def test_the_limit_is_scaled(self, run):
+        results = run()
+        limit = results["cases"][0]["rows"][2]
+        limit.update(ms=3.0, ratio_to_anchor=1.5)  # of windows about 1
+        ratio = agreement.ratios(results)["AdamW", "mlp", "limit"]
+        assert (ratio.low, ratio.high) == pytest.approx((1.5 * 0.9 / 1.1, 1.5 * 1.1 / 0.9))
+
+    def test_who_agrees(self, run):
+        assert agreement.sentence(run(), run(1.4)).startswith("2 of the 2 ratios")
+        assert agreement.sentence(run(), run(1.6)).startswith("1 of the 2 ratios")
+        assert agreement.sentence(run(), run(1.4, 0.01)).startswith("1 of the 2 ratios")
+        assert agreement.table(run(), run()).row_count == 2
+
+    def test_the_documentation_says_what_the_results_say(self):
+        runs = [
+            json.loads((report.RESULTS / f"{name}.json").read_text())
+            for name in ("step", "step_again")
+        ]
+        text = " ".join((readme.ROOT / "docs" / "performance.md").read_text().split())
+        assert agreement.sentence(*runs) in text

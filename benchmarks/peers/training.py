@@ -115,7 +115,11 @@ class Fit(Training):
 
 def _endless(batches: list[Batch]) -> tf.data.Dataset:
     x, y = (np.stack(arrays) for arrays in zip(*batches, strict=True))
-    return tf.data.Dataset.from_tensor_slices((x, y)).repeat()
+    options = tf.data.Options()
+    # A call of `fit` ends with its iterator, which waits for TensorFlow's next round of tuning:
+    # these are 10, 30, 70, 150, 310, ... ms after it was made.
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_tensor_slices((x, y)).repeat().with_options(options)
 
 
 class Loop(Training):
