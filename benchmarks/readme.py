@@ -155,9 +155,10 @@ def _of_task(task: Json, seeds: int) -> str:
             [row["name"], loss, f"{low} to {high}", number(row["test_metric"]), steps, rate]
         )
     headings = ["optimizer", "test loss", "quartiles", task["metric"], "steps", "learning rate"]
+    data = task["data"][:1].upper() + task["data"][1:]
     return (
         f"## {task['name'].capitalize()}\n\n"
-        f"{task['data'][:1].upper()}{task['data'][1:]}; {task['model']} of {task['weights']:,} weights; {task['steps']} steps of "
+        f"{data}; {task['model']} of {task['weights']:,} weights; {task['steps']} steps of "
         f"{task['batch_size']} examples; medians of {seeds} seeds. Test loss: {task['loss']}. "
         f"Steps: until the validation loss is {task['target']}.\n\n{markdown(headings, rows)}"
     )
