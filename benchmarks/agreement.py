@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks import report
+from benchmarks import report, timing
 
 Json = dict[str, Any]
 
@@ -42,22 +42,20 @@ def ratios(results: Json) -> dict[tuple[str, str, str], Ratio]:
         anchor, *rows = case["rows"]
         if "ms" not in anchor:
             continue
-        low, high = (anchor["ms"] / quartile for quartile in reversed(anchor["ms_quartiles"]))
+        below, above = _spread(anchor)
         for row in rows:
-            if row.get("ratio_to_anchor"):
-                at, (first, last) = row["ratio_to_anchor"], row["ms_quartiles"]
-                # The limit is scaled to the bytes of a step, and its quartiles are not.
-                middle = row["ms"] if row["key"] != "limit" else _median(row)
+            if at := row.get("ratio_to_anchor"):
+                low, high = _spread(row)
                 found[case["optimizer"], case["model"], row["label"]] = Ratio(
-                    at * low * first / middle, at, at * high * last / middle
+                    at * low / above, at, at * high / below
                 )
     return found
 
 
-def _median(row: Json) -> float:
-    ordered = sorted(row["windows_ms"])
-    half = len(ordered) // 2
-    return (ordered[half] + ordered[-half - 1]) / 2
+def _spread(row: Json) -> tuple[float, float]:
+    """The quartiles of a row's windows, as parts of their median."""
+    low, median, high = timing.quartiles(row["windows_ms"])
+    return low / median, high / median
 
 
 def pairs(first: Json, second: Json) -> Iterator[tuple[tuple[str, str, str], Ratio, Ratio]]:

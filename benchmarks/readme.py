@@ -133,7 +133,7 @@ def _both(found: dict[str, Json], kind: str, mode: str) -> str:
     if not keras or not ours:
         return ""
     times = f"{milliseconds(keras['ms'])} / {milliseconds(ours['ms'])}"
-    return f"{times} = {keras['ms'] / ours['ms']:.1f}"
+    return f"{times} = {ours['speedup']:.1f}"
 
 
 def learning(results: Json) -> str:

@@ -316,11 +316,10 @@ class TestAgreement:
     def run(self):
         def make(factor=1.0, spread=0.1):
             def row(key, ms):
-                windows = [ms * (1 - spread), ms, ms * (1 + spread)]
-                return {
-                    "key": key, "label": key, "ms": ms, "windows_ms": windows,
-                    "ms_quartiles": [windows[0], windows[2]], "ratio_to_anchor": ms / 2.0,
-                }  # fmt: skip
+                # The quartiles are the second and the fourth.
+                windows = [ms * (1 + k * spread) for k in (-2, -1, 0, 1, 2)]
+                ratio = {"ms": ms, "ratio_to_anchor": ms / 2.0}
+                return {"key": key, "label": key, "windows_ms": windows, **ratio}
 
             rows = [row("ours_eager", 2.0), row("other", 10.0 * factor), row("limit", 1.0)]
             missing = {"key": "missing", "label": "missing"}

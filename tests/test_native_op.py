@@ -191,8 +191,8 @@ BAD = {
     "a variable that is no step": put("finished", lambda: kept(3.0)),
     "a variable of two steps": put("finished", lambda: kept(np.array([1, 2]))),
     "two variables of steps": put("finished", lambda: tf.stack([kept(1), kept(2)])),
-    "a step without a value": put("finished", lambda: _uninitialized()),
-    "a table as the step": put("finished", lambda: _of_something_else()),
+    "a step without a value": put("finished", _uninitialized),
+    "a table as the step": put("finished", _of_something_else),
     "an integer variable as the rate": put("learning_rate", lambda: kept(1)),
     "a vector as the rate": put("learning_rate", lambda: kept(np.ones(2))),
     "two learning rates": put("learning_rate", np.array([0.1, 0.2])),
@@ -367,7 +367,7 @@ class TestOp:
     @pytest.mark.parametrize("rate", [np.float32(0.3), np.float64(0.3)])
     def test_numbers_may_be_in_variables(self, rate):
         results = []
-        for number in (tf.constant, lambda value: kept(value)):
+        for number in (tf.constant, kept):
             op = Op()
             op.arguments.update(finished=number(np.int64(4)), learning_rate=number(rate))
             op.run()

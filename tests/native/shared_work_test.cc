@@ -166,6 +166,27 @@ void TestLateHelpers() {
   pool.RunAllAtOnce();
 }
 
+void TestRangesShrink() {
+  // Each is a part of what is left for every thread, so that none has a long way to go alone.
+  LatePool pool;
+  int64_t left = 1000, before = left;
+  SharedWith(&pool)(left, kBytes, [&left, &before](int64_t begin, int64_t end) {
+    const int64_t size = end - begin;
+    Expect(size >= 1 && size <= before, "ranges that shrink");
+    Expect(size == 1 || 4 * size <= left, "a range that leaves enough to the others");
+    left -= size;
+    before = size;
+  });
+  Expect(left == 0 && before == 1, "the last range");
+  // Of little work, a range is as much as is worth sharing.
+  left = 4096;
+  SharedWith(&pool)(left, kBytes / 64, [&left](int64_t begin, int64_t end) {
+    Expect(end - begin >= 64 || end == 4096, "ranges that are worth sharing");
+    left -= end - begin;
+  });
+  Expect(left == 0, "all of little work");
+}
+
 void TestOnTheCallingThread() {
   FullPool full;
   CheckEachOnce(&full, 100, "a full pool");
@@ -206,6 +227,7 @@ int main(int argc, char** argv) {
   TestManyInARow();
   TestManyCallers();
   TestLateHelpers();
+  TestRangesShrink();
   TestOnTheCallingThread();
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
