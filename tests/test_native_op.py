@@ -375,6 +375,18 @@ class TestOp:
         for a, b in zip(*results, strict=True):
             np.testing.assert_array_equal(a, b)
 
+    @pytest.mark.parametrize(("name", "value"), [("finished", np.int64(1)), ("learning_rate", 0.5)])
+    def test_numbers_in_variables_inside_xla(self, name, value):
+        if reason := native.why_not_inside_xla():
+            pytest.skip(reason)
+        op = Op()
+        op.arguments[name] = kept(value)
+        before = op.values()
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must not be a variable"):
+            tf.function(op.run, jit_compile=True, autograph=False)()
+        for old, new in zip(before, op.values(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
     @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
     @pytest.mark.parametrize("name", BAD)
     def test_bad_arguments_change_nothing(self, name, graph):
