@@ -3,130 +3,43 @@
 Their rules are tested with those of the other optimizers.
 """
 
-import copy
-import functools
 import gc
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import two_devices_schedule_free
 from common import (
     arrays,
     assert_close,
-    make_gradients,
-    make_variables,
-    outcomes_of,
     same,
-    train,
-    unchanged,
+)
+from schedule_free_models import (
+    BATCHES,
+    MAKERS,
+    TOLERANCE,
+    X,
+    Y,
+    adamw,
+    average_of,
+    averages,
+    every_class,
+    fit,
+    fitted,
+    loss,
+    make_model,
+    output,
+    sgd,
+    state,
+    uninterrupted,
 )
 
 import tf_optim_ext
-
-X = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
-Y = np.random.default_rng(1).normal(size=(16, 1)).astype(np.float32)
-BATCHES = [(X[i : i + 4], Y[i : i + 4]) for i in range(0, len(X), 4)]
-
-# Different modes fuse and order operations differently, and a switch to x and back rounds.
-TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
-
-ARGUMENTS = {
-    "ScheduleFreeSGD": {"learning_rate": 0.2, "momentum": 0.8, "weight_decay": 0.01},
-    "ScheduleFreeAdamW": {"learning_rate": 0.1, "beta_1": 0.7, "warmup_steps": 3, "r": 0.5},
-    "ScheduleFreeRAdam": {"learning_rate": 0.1, "beta_2": 0.9, "silent_sgd_phase": False},
-}
-
-
-def maker(name):
-    def make(**overrides):
-        return getattr(tf_optim_ext, name)(**{**ARGUMENTS[name], **overrides})
-
-    return make
-
-
-MAKERS = {name: maker(name) for name in ARGUMENTS}
-sgd, adamw = MAKERS["ScheduleFreeSGD"], MAKERS["ScheduleFreeAdamW"]
-every_class = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 @pytest.fixture(params=["ScheduleFreeSGD", "ScheduleFreeAdamW"])
 def make(request):
     return MAKERS[request.param]
-
-
-def make_model(optimizer=None, seed=0, run_eagerly=True, **compile_arguments):
-    # Eagerly unless a test is about functions: tracing would take most of the time.
-    keras.utils.set_random_seed(seed)
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
-    if optimizer is not None:
-        model.compile(optimizer, "mse", run_eagerly=run_eagerly, **compile_arguments)
-    return model
-
-
-def fit(model, epochs=2, **arguments):
-    return model.fit(
-        X, Y, batch_size=4, epochs=epochs, shuffle=False, verbose=0, **arguments
-    ).history
-
-
-def fitted(optimizer, epochs=2, run_eagerly=True, **arguments):
-    model = make_model(optimizer, run_eagerly=run_eagerly)
-    fit(model, epochs, **arguments)
-    return model
-
-
-def state(model):
-    return arrays([*model.variables, *model.optimizer.variables])
-
-
-@functools.cache
-def uninterrupted(make, epochs):
-    """The state after a training without anything else."""
-    return state(fitted(make(), epochs))
-
-
-def output(weights):
-    kernel, bias, last_kernel, last_bias = weights
-    return (X @ kernel + bias) @ last_kernel + last_bias
-
-
-def loss(weights):
-    return np.mean(np.square(output(weights) - Y))
-
-
-@functools.cache
-def averages(make, epochs=2):
-    """Trains in a loop of its own. Returns x by its definition, at the end of every epoch, and y.
-
-    The weight of a step is what the sum of all weights grew by.
-    """
-    model, optimizer = make_model(), make()
-    variables = model.trainable_variables
-    average, total, ends = arrays(variables), 0.0, []
-    for _ in range(epochs):
-        for x, y in BATCHES:
-            with tf.GradientTape() as tape:
-                mse = tf.reduce_mean(tf.square(model(x) - y))
-            optimizer.apply_gradients(zip(tape.gradient(mse, variables), variables))
-            before, total = total, float(optimizer.scalars["weight_sum"])
-            part = (total - before) / total
-            z = arrays(optimizer.get_slot(v, "z") for v in variables)
-            average = [(1 - part) * a + part * b for a, b in zip(average, z)]
-        ends.append(average)
-    assert not optimizer.holds_averaged_weights
-    return ends, arrays(variables)
-
-
-def average_of(model):
-    """x of a model that holds y, from y and z."""
-    optimizer = model.optimizer
-    assert not optimizer.holds_averaged_weights
-    beta = getattr(optimizer, "momentum", None) or optimizer.beta_1
-    z = arrays(optimizer.get_slot(v, "z") for v in model.trainable_variables)
-    y = arrays(model.trainable_variables)
-    return [a + (1 - 1 / beta) * (b - a) for a, b in zip(y, z)]
 
 
 class Record(keras.callbacks.Callback):
@@ -597,243 +510,3 @@ class TestWrappers:
         assert not np.allclose(arrays(model.variables)[0], held[0])
         assert_close([model.predict(X, verbose=0)], [output(held)], **TOLERANCE)
         model.train_on_batch(*BATCHES[0])
-
-
-class TestSaving:
-    def test_model(self, make, tmp_path):
-        model = fitted(make())
-        model.save(tmp_path / "model.keras")
-        loaded = keras.models.load_model(tmp_path / "model.keras")
-        assert loaded.optimizer.holds_averaged_weights
-        assert same(state(loaded), state(model))
-        fit(loaded)
-        assert_close(state(loaded), uninterrupted(make, 4), **TOLERANCE)
-
-    def test_weights(self, make, tmp_path):
-        path = tmp_path / "a.weights.h5"
-        model = fitted(make())
-        model.save_weights(path)
-        into_trained = fitted(make(), epochs=1)
-        into_training = fitted(make(), epochs=1)
-        into_training.train_on_batch(*BATCHES[0])
-        for loaded in (make_model(make(), seed=1), into_trained, into_training):
-            loaded.load_weights(path)
-            expected = output(arrays(model.variables))
-            assert_close([loaded.predict(X, verbose=0)], [expected], **TOLERANCE)
-            fit(loaded)
-            assert_close(state(loaded), uninterrupted(make, 4), **TOLERANCE)
-
-    @pytest.mark.parametrize("training", [False, True])
-    def test_export(self, tmp_path, training):
-        model = fitted(sgd(), epochs=1)
-        if training:
-            model.optimizer.use_training_weights()
-            expected = output(average_of(model))
-        else:
-            expected = output(arrays(model.variables))
-        before = state(model)
-        model.export(tmp_path / "export", verbose=False)
-        assert same(state(model), before)
-        loaded = tf.saved_model.load(tmp_path / "export")
-        assert_close([loaded.serve(tf.constant(X))], [expected], **TOLERANCE)
-
-    def test_saved_model(self, tmp_path):
-        model = fitted(adamw(), epochs=1)
-        tf.saved_model.save(model, tmp_path / "saved")
-        loaded = tf.saved_model.load(tmp_path / "saved")
-        (served,) = loaded.signatures["serving_default"](tf.constant(X)).values()
-        assert_close([served], [output(arrays(model.variables))], **TOLERANCE)
-
-    @pytest.mark.parametrize("averaged", [False, True])
-    @pytest.mark.parametrize("built", [False, True])
-    @pytest.mark.parametrize("kind", ["keras", "tf"])
-    def test_checkpoint(self, make, tmp_path, averaged, built, kind):
-        variables, optimizer = make_variables(kind), make()
-        train(optimizer, variables)
-        if averaged:
-            optimizer.use_averaged_weights()
-        held = dict(zip("abc", variables))
-        path = tf.train.Checkpoint(optimizer=optimizer, **held).save(tmp_path / "ckpt")
-
-        others, restored = make_variables(kind, seed=1), make()
-        if built:
-            restored.build(others)
-        held = dict(zip("abc", others))
-        status = tf.train.Checkpoint(optimizer=restored, **held).restore(path)
-        if not built:
-            restored.build(others)
-        status.assert_consumed()
-        assert restored.holds_averaged_weights == averaged
-        assert same(arrays(others), arrays(variables))
-        for each, weights in ((optimizer, variables), (restored, others)):
-            each.use_training_weights()
-            train(each, weights, first=3)
-        assert same(arrays(others), arrays(variables))
-        assert same(arrays(restored.variables), arrays(optimizer.variables))
-
-    def test_checkpoint_restored_by_the_first_step(self, tmp_path):
-        # The weights are known to be averaged no sooner than that.
-        variables, optimizer = make_variables("tf"), sgd()
-        train(optimizer, variables)
-        optimizer.use_averaged_weights()
-        path = tf.train.Checkpoint(optimizer=optimizer, v=variables).save(tmp_path / "ckpt")
-        others, restored = make_variables("tf", seed=1), sgd()
-        tf.train.Checkpoint(optimizer=restored, v=others).restore(path)
-        before = arrays(others)
-        with pytest.raises(RuntimeError, match="use_training_weights"):
-            train(restored, others, first=3)
-        assert same(arrays(others), before)
-        for each, weights in ((optimizer, variables), (restored, others)):
-            each.use_training_weights()
-            train(each, weights, first=3)
-        assert same(arrays(others), arrays(variables))
-
-    @pytest.mark.parametrize("averaged", [False, True])
-    def test_get_and_set_weights(self, make, averaged):
-        variables, optimizer = make_variables(), make()
-        train(optimizer, variables)
-        if averaged:
-            optimizer.use_averaged_weights()
-        others, other = make_variables(seed=1), make()
-        other.build(others)
-        other.set_weights(optimizer.get_weights())
-        for variable, value in zip(others, arrays(variables)):
-            variable.assign(value)
-        assert other.holds_averaged_weights == averaged
-        other.use_training_weights()
-        optimizer.use_training_weights()
-        assert same(arrays(others), arrays(variables))
-
-    def test_copy(self, make):
-        variables, optimizer = make_variables(), make()
-        train(optimizer, variables)
-        optimizer.use_averaged_weights()
-        clone = copy.deepcopy(optimizer)
-        clone.build(variables)
-        assert clone.holds_averaged_weights
-        assert same(clone.get_weights(), optimizer.get_weights())
-        clone.use_training_weights()
-        assert optimizer.holds_averaged_weights, "a copy has its own state"
-
-
-class TestSwitching:
-    @pytest.fixture(params=["keras", "tf"])
-    def trained(self, make, request):
-        variables, optimizer = make_variables(request.param), make()
-        train(optimizer, variables)
-        return optimizer, variables
-
-    def test_context(self, trained):
-        optimizer, variables = trained
-        with unchanged(optimizer, variables):
-            before = arrays(variables)
-            with optimizer.averaged_weights():
-                assert optimizer.holds_averaged_weights
-                averaged = arrays(variables)
-                assert not any(same([a], [b]) for a, b in zip(averaged, before))
-                with optimizer.averaged_weights():
-                    assert same(arrays(variables), averaged)
-                assert optimizer.holds_averaged_weights
-                assert same(arrays(variables), averaged)
-            assert not optimizer.holds_averaged_weights
-        optimizer.use_averaged_weights()
-        assert same(arrays(variables), averaged)
-        with optimizer.averaged_weights():
-            pass
-        assert same(arrays(variables), averaged)
-        assert optimizer.holds_averaged_weights
-
-    def test_exception_in_context(self, trained):
-        optimizer, variables = trained
-        with unchanged(optimizer, variables):
-            with pytest.raises(ArithmeticError), optimizer.averaged_weights():
-                raise ArithmeticError
-            assert not optimizer.holds_averaged_weights
-
-    def test_training_goes_on_after_context(self, trained, make):
-        optimizer, variables = trained
-        with optimizer.averaged_weights():
-            pass
-        train(optimizer, variables, first=3)
-        expected = make_variables()
-        train(make(), expected, steps=6)
-        assert same(arrays(variables), arrays(expected))
-
-    def test_switches_are_idempotent(self, trained):
-        optimizer, variables = trained
-        y = arrays(variables)
-        optimizer.use_training_weights()
-        assert same(arrays(variables), y)
-        optimizer.use_averaged_weights()
-        averaged = arrays(variables)
-        optimizer.use_averaged_weights()
-        assert same(arrays(variables), averaged)
-        optimizer.use_training_weights()
-        assert_close(variables, y, **TOLERANCE)
-        again = arrays(variables)
-        optimizer.use_training_weights()
-        assert same(arrays(variables), again)
-
-    def test_before_build(self, make):
-        optimizer = make()
-        with unchanged(optimizer):
-            optimizer.use_averaged_weights()
-            optimizer.use_training_weights()
-            with optimizer.averaged_weights():
-                assert not optimizer.holds_averaged_weights
-
-    def test_context_around_build(self, make):
-        optimizer, variables = make(), make_variables()
-        before = arrays(variables)
-        with optimizer.averaged_weights():
-            optimizer.build(variables)
-        assert not optimizer.holds_averaged_weights
-        assert same(arrays(variables), before)
-
-    def test_all_of_the_average(self):
-        # With beta = 1, y is x.
-        optimizer, variables = sgd(momentum=1.0), make_variables()
-        train(optimizer, variables)
-        before = arrays(variables)
-        with optimizer.averaged_weights():
-            assert same(arrays(variables), before)
-
-    @pytest.mark.parametrize("wrap", [lambda f: f, tf.function, tf.function(jit_compile=True)])
-    def test_no_step_from_averaged_weights(self, trained, wrap):
-        optimizer, variables = trained
-        gradients = [tf.constant(g) for g in make_gradients(3)]
-
-        @wrap
-        def step():
-            optimizer.apply_gradients(zip(gradients, variables))
-            return 0
-
-        with (
-            optimizer.averaged_weights(),
-            unchanged(optimizer, variables),
-            pytest.raises(RuntimeError, match="use_training_weights"),
-        ):
-            step()
-        step()
-        assert int(optimizer.iterations) == 4
-
-    def test_function_of_the_averaged_model(self, make):
-        # What was traced reads the variables, whichever weights they hold.
-        model = fitted(make())
-        call = tf.function(model)
-        expected = output(arrays(model.variables))
-        model.optimizer.use_training_weights()
-        assert not np.allclose(call(X), expected, rtol=1e-3)
-        with model.optimizer.averaged_weights():
-            assert_close([call(X)], [expected], **TOLERANCE)
-
-
-@pytest.fixture(scope="module")
-def on_two_devices():
-    """What the script found, by the name of the check; it runs in a process of its own."""
-    return outcomes_of("two_devices_schedule_free.py")
-
-
-@pytest.mark.parametrize("check", two_devices_schedule_free.CHECKS)
-def test_mirrored_strategy(on_two_devices, check):
-    assert on_two_devices[check] == "equal"

@@ -1,6 +1,6 @@
 """Checks of schedule-free optimizers under `MirroredStrategy` on two logical CPUs.
 
-Runs in a process of its own, from `test_schedule_free.py`, see `two_devices.py`.
+Runs in a process of its own, from `test_schedule_free_saving.py`, see `two_devices.py`.
 """
 
 import common
