@@ -20,7 +20,10 @@ from benchmarks import cpus, gate, models, peers, report
 from benchmarks.options import Options
 
 # In this order; the first ones need least time.
-SUITES = ("step", "trace", "memory", "scaling", "train", "embedding", "family", "quality")
+SUITES = (
+    *("step", "trace", "memory", "optimizers", "scaling"),
+    *("train", "embedding", "family", "quality"),
+)
 QUICK = {"windows": 3, "window_seconds": 0.02}
 
 FLAGS = flags.FLAGS

@@ -20,18 +20,22 @@ STYLE = {
 }
 
 
+def measured(cases: Sequence[Json]) -> list[Json]:
+    """Cases with something to show: our eager step ran."""
+    return [case for case in cases if any(row.get("ratio_to_anchor") for row in case["rows"])]
+
+
 def speedups(cases: Sequence[Json], path: Path) -> Path:
     """Bars: how many times longer each row takes than our eager step, for each case."""
-    shown = [case for case in cases if any("ratio_to_anchor" in row for row in case["rows"])]
-    columns = min(2, len(shown))
-    lines = -(-len(shown) // columns)
+    columns = min(2 if len(cases) < 5 else 3, len(cases))
+    lines = -(-len(cases) // columns)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             lines, columns, figsize=(4.6 * columns, 3.9 * lines), squeeze=False
         )
-        for axis in axes.flat[len(shown) :]:
+        for axis in axes.flat[len(cases) :]:
             axis.axis("off")
-        for axis, case in zip(axes.flat, shown, strict=False):
+        for axis, case in zip(axes.flat, cases, strict=False):
             rows = [r for r in case["rows"] if r.get("ratio_to_anchor") and r["key"] != "limit"]
             rows.sort(key=lambda row: row["ratio_to_anchor"], reverse=True)
             values = [row["ratio_to_anchor"] for row in rows]

@@ -43,7 +43,7 @@ def tables(results: Json) -> list[Table]:
 
 
 def draw(results: Json, folder: Path) -> list[Path]:
-    cases = [c for c in results["cases"] if any(r.get("ratio_to_anchor") for r in c["rows"])]
+    cases = pictures.measured(results["cases"])
     if not cases:
         return []
     return [

@@ -17,6 +17,7 @@ from benchmarks import (
     groups,
     import_time,
     memory,
+    optimizers,
     peers,
     scaling,
     step,
@@ -149,7 +150,9 @@ def measured(suite, start, options=QUICK):
     return suite.measure(options, console(), start)
 
 
-SUITES = pytest.mark.parametrize("suite", [step, memory, trace, scaling], ids=lambda s: s.__name__)
+SUITES = pytest.mark.parametrize(
+    "suite", [step, optimizers, memory, trace, scaling], ids=lambda s: s.__name__
+)
 
 
 class TestSuitesOfSteps:
