@@ -216,26 +216,46 @@ def _pass_function(program, stage):
         stores = [f"p_{name}[i] = {body.expression(i)};" for name, i in program.outputs.items()]
     reductions = program.reductions(stage)
     if not reductions:
-        lines = [*head, INDEPENDENT, "for (int64_t i = 0; i < n; ++i) {"]
-        lines += [f"  {line}" for line in (*loads, *body.statements, *stores)]
-        return _function(signature, [*lines, "}"])
+        return _function(
+            signature,
+            [*head, *_blocks(program, stage, "0", "n", [*loads, *body.statements, *stores])],
+        )
     lines = [*head]
     lines += [f"double lanes{k}[kLanes] = {{}};" for k in range(len(reductions))]
     lines.append("for (int64_t begin = 0; begin < n; begin += kStrip) {")
     lines.append("  const int64_t m = n - begin < kStrip ? n - begin : kStrip;")
     lines += [f"  float x{k}[kStrip];" for k in range(len(reductions))]
-    lines += [INDEPENDENT, "  for (int64_t j = 0; j < m; ++j) {"]
-    lines.append("    const int64_t i = begin + j;")
-    lines += [f"    {line}" for line in (*loads, *body.statements)]
-    for k, i in enumerate(reductions):
-        lines.append(f"    x{k}[j] = {body.expression(program.nodes[i].args[0])};")
-    lines += [f"    {line}" for line in stores]
-    lines.append("  }")
+    terms = [
+        f"x{k}[i - begin] = {body.expression(program.nodes[i].args[0])};"
+        for k, i in enumerate(reductions)
+    ]
+    inner = [*loads, *body.statements, *terms, *stores]
+    lines += [f"  {line}" for line in _blocks(program, stage, "begin", "begin + m", inner)]
     functions = [REDUCTIONS[program.nodes[i].op] for i in reductions]
     lines += [f"  {of_strip}(lanes{k}, x{k}, m);" for k, (of_strip, _) in enumerate(functions)]
     lines.append("}")
     lines += [f"r[{k}] = {of_lanes}(lanes{k});" for k, (_, of_lanes) in enumerate(functions)]
     return _function(signature, lines)
+
+
+def _blocks(program, stage, begin, end, lines):
+    """A loop over elements, in blocks, ahead of each of which memory is asked for."""
+    reads, writes = program.accesses(stage)
+    fetched = [name for name in _array_names(program) if name in reads or name in writes]
+    return [
+        f"for (int64_t block = {begin}; block < {end}; block += kFetched) {{",
+        "  // Beyond n may be what is not needed: other rows of a table.",
+        "  const int64_t ahead = block + kAhead;",
+        "  for (int64_t i = ahead; i < ahead + kFetched && ahead + kFetched <= n; i += kLine) {",
+        *(f"    __builtin_prefetch(p_{name} + i);" for name in fetched),
+        "  }",
+        f"  const int64_t stop = {end} - block < kFetched ? {end} : block + kFetched;",
+        INDEPENDENT,
+        "  for (int64_t i = block; i < stop; ++i) {",
+        *(f"    {line}" for line in lines),
+        "  }",
+        "}",
+    ]
 
 
 def _function(signature, lines):

@@ -59,6 +59,11 @@ static inline float maximum_of(float x, float bound) {
   return float_of(bits_of(chosen) | (bound != bound ? 0x7fc00000u : 0u));
 }
 
+// The processor fetches ahead by itself, but not beyond a page, and not far while it computes roots
+// and quotients: loops ask for so many elements, of so many per line of the cache, that far ahead.
+// (Not in a function: GCC drops calls of functions that only prefetch.)
+constexpr int64_t kFetched = 64, kLine = 16, kAhead = 256;
+
 // Reductions work on strips of this many elements in this many lanes, on every instruction set and
 // for any number of threads: the order of the additions is part of the result.
 constexpr int64_t kStrip = 256;
