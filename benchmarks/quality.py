@@ -241,18 +241,21 @@ def _table(task: Json, seeds: int) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("route")
     for row in sorted(task["optimizers"], key=quality_pictures.by_loss):
-        low, high = (number(value) for value in row["test_loss_quartiles"])
-        table.add_row(
-            row["name"],
-            "diverged" if row["test_loss"] is None else number(row["test_loss"]),
-            f"{low} to {high}",
-            number(row["test_metric"]),
-            number(row["steps_to_target"]),
-            f"{row['rate']:.2g}",
-            row["at_edge"] or "",
-            row["route"],
-        )
+        table.add_row(*cells(row), row["at_edge"] or "", row["route"])
     return table
+
+
+def cells(row: Json) -> list[str]:
+    """Name, test loss and its quartiles, metric, steps and rate of an optimizer."""
+    low, high = map(number, row["test_loss_quartiles"])
+    return [
+        row["name"],
+        "diverged" if row["test_loss"] is None else number(row["test_loss"]),
+        f"{low} to {high}",
+        number(row["test_metric"]),
+        number(row["steps_to_target"]),
+        f"{row['rate']:.2g}",
+    ]
 
 
 def number(value: float | None) -> str:

@@ -143,17 +143,11 @@ def learning(results: Json) -> str:
 
 
 def _of_task(task: Json, seeds: int) -> str:
-    number = quality.number
+    edges = {"low": " (lowest)", "high": " (highest)", None: ""}
     rows = []
     for row in sorted(task["optimizers"], key=quality_pictures.by_loss):
-        low, high = map(number, row["test_loss_quartiles"])
-        loss = "diverged" if row["test_loss"] is None else number(row["test_loss"])
-        edge = {"low": " (lowest)", "high": " (highest)", None: ""}[row["at_edge"]]
-        rate = f"{row['rate']:.2g}{edge}"
-        steps = number(row["steps_to_target"])
-        rows.append(
-            [row["name"], loss, f"{low} to {high}", number(row["test_metric"]), steps, rate]
-        )
+        *cells, rate = quality.cells(row)
+        rows.append([*cells, f"{rate}{edges[row['at_edge']]}"])
     headings = ["optimizer", "test loss", "quartiles", task["metric"], "steps", "learning rate"]
     data = task["data"][:1].upper() + task["data"][1:]
     return (

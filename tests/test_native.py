@@ -82,7 +82,8 @@ def instruction_set(request, native_only):
 sizes = st.lists(
     st.one_of(
         st.integers(0, 40),
-        st.sampled_from([255, 256, 257, 1023, 1024, 1025, 16_383, 16_384, 16_385, 40_000]),
+        st.sampled_from([63, 64, 65, 255, 256, 257, 319, 320, 321, 1023, 1024, 1025]),
+        st.sampled_from([16_383, 16_384, 16_385, 40_000]),
     ),
     min_size=1,
     max_size=6,

@@ -1,0 +1,29 @@
+"""Loops of kernels ask for memory ahead, which no result shows."""
+
+import subprocess
+
+import pytest
+
+import tf_optim_ext
+from tf_optim_ext.lowering import cpp
+from tf_optim_ext.native import build
+
+
+@pytest.mark.parametrize("optimizer", [tf_optim_ext.AdamW, tf_optim_ext.Lamb])
+def test_compilers_keep_it(optimizer, tmp_path):
+    """They may drop a prefetch without a word."""
+    program = optimizer()._program()
+    source = tmp_path / "kernels.cc"
+    source.write_text(cpp.emit([(optimizer.__name__, program)]))
+    try:
+        compiler = build.find_compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    commands, _ = build.compile_commands(compiler, source, tmp_path, None)
+    command = ["-S" if argument == "-c" else argument for argument in commands[-1]]
+    subprocess.run(command, check=True, capture_output=True)
+    code = (tmp_path / command[-1]).read_text()
+    accesses = [program.accesses(stage) for stage in range(program.passes)]
+    arrays = sum(len({*reads, *writes}) for reads, writes in accesses)
+    assert arrays >= 4
+    assert code.count("prefetch") + code.count("prfm") >= arrays
