@@ -2,7 +2,6 @@
 
 import io
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from benchmarks import embedding, embedding_report, embedding_rows, family
 from benchmarks import embedding_cases as cases
 from benchmarks.options import Options
 
-RESULTS = pathlib.Path(__file__).parent.parent / "benchmarks" / "results"
 SMALL = Options(tables=("50x4",), rows=("8", "16"), repeats=("0", "50"), peers=("torch",))
 
 
@@ -185,20 +183,6 @@ def test_tables_picture_and_failures(tmp_path):
     assert picture.stat().st_size > 10_000
     results["cases"][0]["rows_of_table"].append(failed("lazy_function", "void"))
     assert len(embedding.failures(results)) == 1
-
-
-@pytest.mark.parametrize("name", ["embedding", "embedding_large"])
-def test_kept_results_of_tables_are_readable(name, tmp_path):
-    results = json.loads((RESULTS / f"{name}.json").read_text())
-    assert results["cases"][0]["name"] in printed(embedding.tables(results))
-    assert embedding.draw(results, tmp_path)[0].exists()
-    assert embedding.failures(results) == []
-
-
-def test_kept_results_of_the_family_are_readable(tmp_path):
-    results = json.loads((RESULTS / "family.json").read_text())
-    assert "AdamW" in printed(family.tables(results))
-    assert family.draw(results, tmp_path)[0].stat().st_size > 10_000
 
 
 def test_rows_of_the_family_that_fail_are_named():

@@ -1,5 +1,6 @@
 """Suites of the benchmarks: training, memory, tracing and scaling, mostly without real peers."""
 
+import importlib
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from benchmarks import (
     memory,
     optimizers,
     peers,
+    report,
     scaling,
     step,
     trace,
@@ -412,6 +414,19 @@ class TestTrain:
         assert rows["nothing_fit"]["ms"] > 0
         assert rows["nothing_fit"]["difference"] is None
         assert rows["ours_function"]["route"]
+
+
+@pytest.mark.parametrize("path", sorted(report.RESULTS.glob("*.json")), ids=lambda p: p.stem)
+def test_kept_results(path, tmp_path):
+    """They can be read, nothing of ours failed, and their pictures are kept beside them."""
+    name, _, again = path.stem.partition("_")
+    suite = importlib.import_module(f"benchmarks.{name}")
+    results = json.loads(path.read_text())
+    assert printed(suite, results)
+    assert getattr(suite, "failures", lambda _: [])(results) == []
+    pictures = drawn(suite, results, tmp_path)
+    assert pictures
+    assert again or all((report.RESULTS / picture.name).exists() for picture in pictures)
 
 
 def test_command_line_without_a_gpu():
