@@ -52,7 +52,7 @@ def progress(console: Console) -> Iterator[Bar]:
 def environment(options: Options) -> Json:
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": _command(sys.argv[1:]),
         "commit": _commit(),
         "cpu": _cpu(),
         "cpus_in_use": cpus.allowed(),
@@ -61,6 +61,11 @@ def environment(options: Options) -> Json:
         "fresh_page_microseconds": timing.fresh_page_microseconds(),
         "settings": options.json,
     }
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """What was run, without the paths of this machine."""
+    return re.sub(r" --?(out|python)[= ]\S+", "", " ".join(["python -m benchmarks", *arguments]))
 
 
 def _commit() -> str | None:

@@ -353,3 +353,8 @@ class TestAgreement:
         ]
         text = " ".join((readme.ROOT / "docs" / "performance.md").read_text().split())
         assert agreement.sentence(*runs) in text
+
+
+def test_commands_in_results_name_no_paths():
+    given = ["--suite=step", "--out", "/somewhere", "--python=torch=/elsewhere/python", "--quick"]
+    assert report._command(given) == "python -m benchmarks --suite=step --quick"
