@@ -21,8 +21,15 @@ from benchmarks.options import Options
 
 # In this order; the first ones need least time.
 SUITES = (
-    *("step", "trace", "memory", "optimizers", "scaling"),
-    *("train", "embedding", "family", "quality"),
+    "step",
+    "trace",
+    "memory",
+    "scaling",
+    "optimizers",
+    "train",
+    "embedding",
+    "family",
+    "quality",
 )
 QUICK = {"windows": 3, "window_seconds": 0.02}
 

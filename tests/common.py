@@ -25,6 +25,9 @@ PACKAGE = pathlib.Path(tf_optim_ext.__file__).parents[1]
 SHAPES = ((3, 2), (4,), ())
 NAMES = ("kernel", "bias", "scale")
 KINDS = ("keras", "tf")
+CLIPPING = [{"clipnorm": 0.5}, {"clipvalue": 0.5}, {"global_clipnorm": 0.5}]
+
+both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def make_variable(kind, value, name=None):

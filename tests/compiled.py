@@ -7,12 +7,21 @@ import subprocess
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 from tf_optim_ext.lowering import cpp
 from tf_optim_ext.native import build
 
 SOURCES = pathlib.Path(__file__).parent / "native"
 FORMATS = [np.dtype(d) for d in (np.float32, ml_dtypes.bfloat16, np.float16)]
+
+
+def find_compiler():
+    """The command of the compiler; skips the test where there is none."""
+    try:
+        return build.find_compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
 
 
 def compile_with_driver(folder, kernels, sources, output, flags=()):

@@ -6,9 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from common import (
-    arrays,
-)
+from common import arrays
 
 import tf_optim_ext
 

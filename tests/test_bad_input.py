@@ -1,7 +1,6 @@
 """Bad input gives a clear error and changes nothing: the model, the slots, the step counter."""
 
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -23,12 +22,9 @@ from common import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from legacy import legacy
 
 import tf_optim_ext
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from tf_keras.optimizers import legacy
 
 ADAM = registry.BY_NAME["Adam"]
 PAIRS = r"\(gradient, variable\) pairs"

@@ -145,6 +145,18 @@ class TestSession:
             results = running.measure(CASE, session.rows_of(["ours"]))
         assert {len(r["windows_ms"]) for r in results["rows"]} == {session.FEW_WINDOWS}
 
+    def test_one_slow_window_does_not_make_a_slow_row(self):
+        class Disturbed(FakeProcess):
+            def window(self, row):
+                windows = self.asked.count((self.name, "window"))
+                return {"seconds": 2.0 if windows == 1 else 0.001}
+
+        with session.Session(
+            options.Options(windows=9), lambda n, _: (Disturbed(n), {})
+        ) as running:
+            results = running.measure(CASE, [session.Row("ours", "eager")])
+        assert {len(r["windows_ms"]) for r in results["rows"]} == {9}
+
 
 class TestNumericalCheck:
     def test_right_and_wrong(self):

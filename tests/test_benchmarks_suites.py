@@ -419,14 +419,14 @@ class TestTrain:
 @pytest.mark.parametrize("path", sorted(report.RESULTS.glob("*.json")), ids=lambda p: p.stem)
 def test_kept_results(path, tmp_path):
     """They can be read, nothing of ours failed, and their pictures are kept beside them."""
-    name, _, again = path.stem.partition("_")
+    name, _, variant = path.stem.partition("_")
     suite = importlib.import_module(f"benchmarks.{name}")
     results = json.loads(path.read_text())
     assert printed(suite, results)
     assert getattr(suite, "failures", lambda _: [])(results) == []
     pictures = drawn(suite, results, tmp_path)
     assert pictures
-    assert again or all((report.RESULTS / picture.name).exists() for picture in pictures)
+    assert variant or all((report.RESULTS / picture.name).exists() for picture in pictures)
 
 
 def test_command_line_without_a_gpu():

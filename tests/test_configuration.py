@@ -5,7 +5,6 @@ import inspect
 import json
 import pickle
 import re
-import warnings
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import registry
 import tensorflow as tf
 from common import (
+    CLIPPING,
     arguments,
     arrays,
     assert_close,
@@ -26,18 +26,14 @@ from common import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from legacy import legacy
 
 import tf_optim_ext
 from tf_optim_ext import arguments as arguments_of_all
 from tf_optim_ext.checks import Range
 from tf_optim_ext.rule import lerp, sign
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from tf_keras.optimizers import legacy
-
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
-CLIPPING = [{"clipnorm": 0.5}, {"clipvalue": 0.5}, {"global_clipnorm": 0.5}]
 
 
 def make_schedule():

@@ -7,7 +7,6 @@ What calls answer to bad input is in `test_bad_input.py`, construction and confi
 import concurrent.futures
 import functools
 import re
-import warnings
 
 import keras
 import numpy as np
@@ -15,10 +14,10 @@ import pytest
 import registry
 import tensorflow as tf
 from common import (
-    KINDS,
     SHAPES,
     arrays,
     assert_close,
+    both_kinds,
     has_twin,
     keras_twin,
     make_gradients,
@@ -28,18 +27,12 @@ from common import (
     train,
     unchanged,
 )
+from legacy import legacy
 
 import tf_optim_ext
 from tf_optim_ext.schedule_free import ScheduleFreeOptimizer
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from tf_keras.optimizers import legacy
-
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
-CLIPPING = [{}, {"clipnorm": 0.5}, {"clipvalue": 0.5}, {"global_clipnorm": 0.5}]
-
-both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 class TestSlots:

@@ -4,7 +4,6 @@ What other calls do is in `test_contract.py`.
 """
 
 import functools
-import warnings
 
 import keras
 import numpy as np
@@ -12,9 +11,10 @@ import pytest
 import registry
 import tensorflow as tf
 from common import (
-    KINDS,
+    CLIPPING,
     arrays,
     assert_close,
+    both_kinds,
     keras_twin,
     make_variable,
     make_variables,
@@ -22,17 +22,11 @@ from common import (
     train,
     unchanged,
 )
+from legacy import legacy
 
 import tf_optim_ext
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from tf_keras.optimizers import legacy
-
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
-CLIPPING = [{}, {"clipnorm": 0.5}, {"clipvalue": 0.5}, {"global_clipnorm": 0.5}]
-
-both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 class TestSparse:
@@ -225,7 +219,7 @@ class TestSymbolicGradients:
         return sum(tf.reduce_sum(tf.square(1.0 * v)) for v in variables)
 
     @both_kinds
-    @pytest.mark.parametrize("clipping", CLIPPING)
+    @pytest.mark.parametrize("clipping", [{}, *CLIPPING])
     def test_get_gradients(self, kind, clipping):
         optimizer, variables = ADAM.make(**clipping), make_variables(kind)
 
@@ -239,7 +233,7 @@ class TestSymbolicGradients:
         with unchanged(optimizer, variables):
             assert_close(gradients(), expected)
 
-    @pytest.mark.parametrize("clipping", CLIPPING)
+    @pytest.mark.parametrize("clipping", [{}, *CLIPPING])
     def test_repeated_rows_are_summed_before_they_are_clipped(self, clipping):
         optimizer = tf_optim_ext.SGD(1.0, **clipping)
         variable = tf.Variable([[0.3, 0.4], [0.1, 0.1]])

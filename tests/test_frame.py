@@ -12,9 +12,10 @@ import pytest
 import registry
 import tensorflow as tf
 from common import (
-    KINDS,
+    CLIPPING,
     arrays,
     assert_close,
+    both_kinds,
     has_twin,
     keras_twin,
     make_gradients,
@@ -27,9 +28,6 @@ from common import (
 import tf_optim_ext
 
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
-CLIPPING = [{"clipnorm": 0.5}, {"clipvalue": 0.5}, {"global_clipnorm": 0.5}]
-
-both_kinds = pytest.mark.parametrize("kind", KINDS)
 clippings = pytest.mark.parametrize("clipping", CLIPPING, ids=lambda c: next(iter(c)))
 
 

@@ -44,10 +44,7 @@ def kernels():
 
 def find_compiler(folder, sanitizers=None):
     """The compiler; skips where there is none that could."""
-    try:
-        compiler = build.find_compiler()
-    except build.BuildError as error:
-        pytest.skip(str(error))
+    compiler = compiled.find_compiler()
     if sanitizers:
         (folder / "empty.cc").write_text("int main() { return 0; }\n")
         command = [*compiler, f"-fsanitize={sanitizers}", "empty.cc", "-o", "empty"]

@@ -9,11 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from common import (
-    arrays,
-    assert_close,
-    same,
-)
+from common import arrays, assert_close, same
 from schedule_free_models import (
     BATCHES,
     MAKERS,

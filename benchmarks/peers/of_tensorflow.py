@@ -164,11 +164,9 @@ class Stream:
         return 0
 
 
-STAGGER = 1040  # elements: a page and a line of the cache
-
-
 class CpuStream(Stream):
     route = "native loop"
+    STAGGER = 1040  # elements: a page and a line of the cache
 
     def __init__(self, size: int, written: int, threads: int) -> None:
         import tf_optim_ext
@@ -178,9 +176,8 @@ class CpuStream(Stream):
         # Tiny, so that adding it in every step leaves the sums far from overflow.
         read = np.full(size, 1e-6, np.float32)
         # A power of two apart they would displace each other in the caches: four times slower.
-        arrays = [
-            np.ones(size + k * STAGGER, np.float32)[k * STAGGER :] for k in range(1, written + 1)
-        ]
+        skipped = [k * self.STAGGER for k in range(1, written + 1)]
+        arrays = [np.ones(size + n, np.float32)[n:] for n in skipped]
         self.step = lambda: tf_optim_ext.native.stream(arrays, [read], threads)
 
     def finish(self) -> None:
