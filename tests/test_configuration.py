@@ -540,11 +540,7 @@ class TestSubclass:
         class Ruleless(tf_optim_ext.Optimizer):
             pass
 
-        class Old(tf_optim_ext.Optimizer):
-            def update_step(self, gradient, variable, learning_rate):
-                variable.assign_sub(learning_rate * gradient)
-
-        for cls in (Ruleless, Old, tf_optim_ext.Optimizer):
+        for cls in (Ruleless, tf_optim_ext.Optimizer):
             with pytest.raises(TypeError, match=rf"{cls.__name__}.*rule\(w, g, s, h\)"):
                 cls(0.1)
 

@@ -14,7 +14,8 @@ from tf_optim_ext.lowering import cpp
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 GUIDES = [
-    (ROOT / "docs" / f"{name}.md").read_text() for name in ("sparse-gradients", "compatibility")
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("sparse-gradients", "compatibility", "changing-optimizers")
 ]
 
 

@@ -142,7 +142,7 @@ def in_numpy(optimizer, weights, gradients):
         {"w": [v.numpy()], **{n: [optimizer.get_slot(v, n).numpy()] for n in names}}
         for v in variables
     ]
-    values = optimizer._hyperparameter_values(variables)
+    values = optimizer._hyperparameter_values(program.hyperparameters, variables)
     common = {"learning_rate": float(optimizer.learning_rate), "gradient_scale": 1.0}
     for step, gs in enumerate(zip(*gradients, strict=True), 1):
         arrays, scalars = [], []

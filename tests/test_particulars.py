@@ -28,6 +28,7 @@ from tf_optim_ext import (
     Sophia,
 )
 
+PER_VARIABLE = ("weight_decay", "layer_adaptation")
 LAYERWISE = {
     "LAMB": (lambda **k: tf_optim_ext.LAMB(**MOMENTS, weight_decay=0.3, **k), references.lamb),
     "Lamb": (lambda **k: tf_optim_ext.Lamb(**MOMENTS, weight_decay=0.3, **k), references.lamb),
@@ -117,7 +118,7 @@ class TestLayerwise:
         fit(model, 1)
         model.save(tmp_path / "model.keras")
         loaded = keras.models.load_model(tmp_path / "model.keras")
-        values = loaded.optimizer._hyperparameter_values(loaded.trainable_variables)
+        values = loaded.optimizer._hyperparameter_values(PER_VARIABLE, loaded.trainable_variables)
         assert values["layer_adaptation"] == [1.0, 1.0, 0.0, 1.0]
         assert values["weight_decay"] == [0.3, 0.0, 0.3, 0.0]
         for each in (model, loaded):
@@ -150,7 +151,7 @@ class TestLayerwise:
     def test_arguments_of_lamb(self, arguments, decay, adaptation):
         optimizer = tf_optim_ext.LAMB(weight_decay=0.3, **arguments)
         for each in (optimizer, tf_optim_ext.LAMB.from_config(optimizer.get_config())):
-            values = each._hyperparameter_values(make_variables())
+            values = each._hyperparameter_values(PER_VARIABLE, make_variables())
             assert values["weight_decay"] == decay
             assert values["layer_adaptation"] == adaptation
 
@@ -166,7 +167,7 @@ class TestLayerwise:
         optimizer, variables = self.make("LARS"), make_variables()
         optimizer.exclude_from_layer_adaptation(var_names=["bias"])
         optimizer.exclude_from_layer_adaptation(var_list=variables[2:])
-        values = optimizer._hyperparameter_values(variables)
+        values = optimizer._hyperparameter_values(PER_VARIABLE, variables)
         assert values["layer_adaptation"] == [1.0, 1.0, 0.0]
 
 
@@ -191,8 +192,8 @@ class TestSophia:
         for i, own in enumerate(gradients):
             if i % 2 == 0:
                 update([tf.constant(h) for h in self.estimates(i)])
-                check_route(mode, optimizer)
             step([tf.constant(g) for g in own])
+            check_route(mode, optimizer)
         for i, start in enumerate(arrays(make_variables())):
             (*_, (w, slots)) = descendants.sophia(
                 start,

@@ -111,7 +111,7 @@ class InNumPy:
         names = (*self._program.slots, *self._program.variable_scalars)
         self.state = {"w": variable.numpy()}
         self.state.update({n: optimizer.get_slot(variable, n).numpy() for n in names})
-        self._h = optimizer._hyperparameter_values([variable])
+        self._h = optimizer._hyperparameter_values(self._program.hyperparameters, [variable])
         self._h.update(learning_rate=float(optimizer.learning_rate), gradient_scale=1.0)
 
     def update(self, step, rows, gradients):
@@ -190,7 +190,9 @@ class TestCatchUp:
         trainer = Trainer(optimizer, table, route)
         exact = InNumPy(entry.make(), table)
         rows_alone = InNumPy(entry.make(), table)
-        values = optimizer._hyperparameter_values([trainer.table])
+        values = optimizer._hyperparameter_values(
+            optimizer._program().hyperparameters, [trainer.table]
+        )
         rate = 1.0 if optimizer.fully_decoupled_weight_decay else float(optimizer.learning_rate)
         # SGDW's decay is not multiplied by the learning rate.
         rate = 1.0 if entry.cls is tf_optim_ext.SGDW else rate

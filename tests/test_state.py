@@ -126,7 +126,8 @@ class TestKerasFiles:
         loaded.optimizer.learning_rate = 0.125
         loaded.save_weights(tmp_path / "second.weights.h5")
         again = compiled(ADAM.make(), seed=2)
-        again.load_weights(tmp_path / "second.weights.h5")
+        with pytest.warns(UserWarning, match="takes the stored learning rate 0.125"):
+            again.load_weights(tmp_path / "second.weights.h5")
         model.optimizer.learning_rate = 0.125
         for each in (model, loaded, again):
             fit(each)
@@ -163,8 +164,15 @@ class TestKerasFiles:
             variable.assign(np.full(variable.shape, i))
         store = {}
         optimizer.save_own_variables(store)
-        assert len(store) == len(optimizer.variables)
-        assert {"iterations", "learning_rate", "momentum.0", "velocity.2", "extra.0"} < set(store)
+        assert len(store) == len(optimizer.variables) + 1
+        assert {
+            "class_name",
+            "iterations",
+            "learning_rate",
+            "momentum.0",
+            "velocity.2",
+            "extra.0",
+        } < set(store)
         other = make()
         other.load_own_variables(store)
         assert same(other.get_weights(), optimizer.get_weights())
@@ -177,97 +185,6 @@ class TestKerasFiles:
             stores.append({})
             optimizer.save_own_variables(stores[-1])
         assert set(stores[0]) == set(stores[1])
-
-
-class TestStateThatDoesNotFit:
-    """`ValueError` naming what is missing or too much, and nothing is changed."""
-
-    def store(self, optimizer, variables=None, steps=1):
-        train(optimizer, variables or make_variables(), steps)
-        store = {}
-        optimizer.save_own_variables(store)
-        return store
-
-    CASES = [
-        (ADAM, SGD, r"Missing: \['velocity.0', 'velocity.1', 'velocity.2'\]; unexpected: \[\]"),
-        (SGD, ADAM, r"Missing: \[\]; unexpected: \['velocity.0'"),
-        (registry.BY_NAME["AdamW-amsgrad"], ADAM, r"Missing: \['velocity_hat.0'"),
-        (ADAM, registry.BY_NAME["SGD"], r"Missing: \['momentum.0'"),
-    ]
-
-    @pytest.mark.parametrize(("entry", "other", "message"), CASES)
-    def test_another_optimizer(self, entry, other, message):
-        store = self.store(other.make())
-        optimizer, variables = entry.make(), make_variables()
-        train(optimizer, variables)
-        with unchanged(optimizer, variables), pytest.raises(ValueError, match=message):
-            optimizer.load_own_variables(store)
-
-    @pytest.mark.parametrize(("entry", "other", "message"), CASES)
-    def test_another_optimizer_before_the_slots_exist(self, entry, other, message):
-        store = self.store(other.make())
-        optimizer, variables = entry.make(), make_variables()
-        optimizer.load_own_variables(store)
-        before = arrays(variables)
-        for _ in range(2):  # and it does not go on with half of a state
-            with pytest.raises(ValueError, match=message):
-                train(optimizer, variables)
-            assert same(arrays(variables), before)
-            assert int(optimizer.iterations) == 1
-
-    def test_other_variables(self, entry):
-        optimizer, variables = entry.make(), make_variables()
-        train(optimizer, variables)
-        if not entry.slots:
-            pytest.skip("no slots")
-        fewer = self.store(entry.make(), make_variables(shapes=((3, 2), (4,))))
-        with (
-            unchanged(optimizer, variables),
-            pytest.raises(ValueError, match=rf"Missing: \[.*'{entry.slots[0]}.2'"),
-        ):
-            optimizer.load_own_variables(fewer)
-        reshaped = self.store(entry.make(), make_variables(shapes=((3, 2), (4,), (2,))))
-        with (
-            unchanged(optimizer, variables),
-            pytest.raises(ValueError, match=r"scale_\w+'.*\(\).*\(2,\)"),
-        ):
-            optimizer.load_own_variables(reshaped)
-
-    def test_average_or_accumulator_missing(self):
-        store = self.store(ADAM.make())
-        for frame, name in ((FRAME, "average.0"), ({"use_ema": True}, "average.0")):
-            optimizer, variables = ADAM.make(**frame), make_variables()
-            train(optimizer, variables)
-            with unchanged(optimizer, variables), pytest.raises(ValueError, match=name):
-                optimizer.load_own_variables(store)
-
-    def test_file(self, tmp_path):
-        model = compiled(SGD.make())
-        fit(model)
-        model.save_weights(tmp_path / "all.weights.h5")
-        other = compiled(ADAM.make())
-        fit(other)
-        with (
-            unchanged(other.optimizer),
-            pytest.raises(ValueError, match=r"velocity\.0"),
-        ):
-            other.load_weights(tmp_path / "all.weights.h5")
-
-    def test_keras_drops_it_with_a_warning(self, tmp_path):
-        model = compiled(keras.optimizers.SGD(0.1, momentum=0.9))
-        fit(model)
-        model.save_weights(tmp_path / "all.weights.h5")
-        other = compiled(keras.optimizers.Adam(0.1))
-        fit(other, 1)
-        with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
-            other.load_weights(tmp_path / "all.weights.h5")
-        assert int(other.optimizer.iterations) == 1
-
-    def test_empty(self):
-        optimizer, variables = ADAM.make(), make_variables()
-        train(optimizer, variables)
-        with unchanged(optimizer, variables):
-            optimizer.load_own_variables({})
 
 
 class TestFilesOfKeras:
@@ -334,13 +251,15 @@ class TestFilesOfKeras:
         theirs.save_own_variables(store)
         optimizer, variables = ADAM.make(), make_variables()
         train(optimizer, variables)
-        with unchanged(optimizer, variables), pytest.raises(ValueError, match=r"5 variables.* 8"):
+        match = r"keeps its own state.*missing: \['5', '6', '7'\]"
+        with unchanged(optimizer, variables), pytest.warns(UserWarning, match=match):
             optimizer.load_own_variables(store)
         unbuilt = ADAM.make()
         unbuilt.load_own_variables(store)
         assert int(unbuilt.iterations) == 3
-        with pytest.raises(ValueError, match="5 variables"):
+        with pytest.warns(UserWarning, match=r"starts afresh.*missing: \['5'"):
             train(unbuilt, variables)
+        assert int(unbuilt.iterations) == 3
 
     def test_other_shapes(self):
         theirs = keras.optimizers.Adam(0.1)
@@ -349,8 +268,8 @@ class TestFilesOfKeras:
         theirs.save_own_variables(store)
         optimizer, variables = ADAM.make(), make_variables()
         train(optimizer, variables)
-        message = r"kernel_momentum'.*\(3, 2\).*\(2,\)"
-        with unchanged(optimizer, variables), pytest.raises(ValueError, match=message):
+        message = r"another shape: \['2 \(2,\) instead of \(3, 2\)'"
+        with unchanged(optimizer, variables), pytest.warns(UserWarning, match=message):
             optimizer.load_own_variables(store)
 
 

@@ -53,8 +53,16 @@ def check_equal(strategy, variables, expected, what):
         np.testing.assert_allclose(first, single.numpy(), rtol=2e-5, atol=2e-6, err_msg=what)
 
 
-def compare(strategy, make, what, kind="keras", eager=False, constraint=None):
-    """Takes four steps with a strategy and without."""
+def compare(
+    strategy,
+    make,
+    what,
+    kind="keras",
+    eager=False,
+    constraint=None,
+    change=lambda optimizer, i: None,
+):
+    """Takes four steps with a strategy and without; before each, `change` gets the optimizers."""
     with strategy.scope():
         variables, optimizer = common.make_variables(kind), make()
     expected, single = common.make_variables(kind), make()
@@ -73,6 +81,8 @@ def compare(strategy, make, what, kind="keras", eager=False, constraint=None):
         factors = strategy.experimental_distribute_values_from_function(
             lambda context, i=i: tf.constant(float(1 + i + context.replica_id_in_sync_group))
         )
+        change(optimizer, i)
+        change(single, i)
         run(factors)
         single.apply_gradients([((3.0 + 2 * i) * g, v) for g, v in zip(gradients, expected)])
     check_equal(strategy, variables, expected, what)
@@ -308,6 +318,16 @@ def copies(strategy):
     assert clone.iterations.numpy() == 4
 
 
+def hyperparameters(strategy):
+    def change(optimizer, step):
+        if step:
+            optimizer.beta_1, optimizer.weight_decay = 0.2 * step, 0.1 * step
+
+    for what in (False, True):
+        make = functools.partial(ADAM.make, weight_decay=0.0)
+        compare(strategy, make, f"eager: {what}", eager=what, change=change)
+
+
 def outside_of_a_replica(strategy):
     with strategy.scope():
         variable, optimizer = tf.Variable([1.0]), ADAM.make()
@@ -331,6 +351,7 @@ CHECKS = {
     "sparse gradients of all kinds": sparse_of_all_kinds,
     "sparse gradients in fit": sparse_in_fit,
     "copies": copies,
+    "hyperparameters": hyperparameters,
     "outside of a replica": outside_of_a_replica,
 }
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tf_optim_ext import checks
+from tf_optim_ext import checks, hyperparameters
 
 # Keras' names and defaults.
 OF_KERAS: dict[str, Any] = {
@@ -35,6 +35,8 @@ INTERVALS = {
     "ema_momentum": "[0, 1]",
     "loss_scale_factor": "(0, inf)",
 }
+# At most one of these is set.
+CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 WHOLE_NUMBERS_FROM = {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 1, "seed": 0}
 BOOLEANS = (
     "use_ema",
@@ -55,16 +57,10 @@ def take_common(owner, kwargs):
     """
     taken = {**COMMON, **{name: kwargs.pop(name) for name in COMMON if name in kwargs}}
     for name, interval in INTERVALS.items():
-        is_schedule = name == "weight_decay" and callable(taken[name])
-        if taken[name] is not None and not is_schedule:
-            taken[name] = checks.number(owner, name, taken[name], interval)
-    for name, lowest in WHOLE_NUMBERS_FROM.items():
         if taken[name] is not None or COMMON[name] is not None:
-            taken[name] = checks.whole_number(owner, name, taken[name], lowest)
-    for name in BOOLEANS:
-        taken[name] = checks.boolean(owner, name, taken[name])
-    for name, allowed in CHOICES.items():
-        taken[name] = checks.choice(owner, name, taken[name], allowed)
+            taken[name] = hyperparameters.checked(owner, name, taken[name], interval)
+    for name in COMMON.keys() - {*INTERVALS, "name"}:
+        taken[name] = _checked(owner, name, taken[name])
     return taken
 
 
@@ -78,18 +74,37 @@ def take_own(cls, kwargs):
     owner, declared = cls.__name__, cls.declared_arguments()
     unknown = [name for name in kwargs if name not in declared]
     missing = [name for name in declared if name not in kwargs]
-    if unknown or missing:
+    problems = [f"got unknown arguments {unknown}"] if unknown else []
+    problems += [f"lacks {missing}"] if missing else []
+    if problems:
+        hint = " The learning rate is `learning_rate`." if "lr" in unknown else ""
         raise TypeError(
-            f"{owner} got unknown arguments {unknown} and lacks {missing}. It takes: "
+            f"{owner} {' and '.join(problems)}.{hint} It takes: "
             f"{['learning_rate', *declared, *COMMON]}"
         )
-    values = {}
-    for name in declared:
-        interval = cls.hyperparameters.get(name, "boolean")
-        if interval != "boolean":
-            values[name] = checks.number(owner, name, kwargs[name], interval)
-        elif name in cls.choices:
-            values[name] = checks.choice(owner, name, kwargs[name], cls.choices[name])
-        else:
-            values[name] = checks.boolean(owner, name, kwargs[name])
-    return values
+    return {name: checked_option(cls, name, kwargs[name]) for name in declared}
+
+
+def checked_option(cls, name, value):
+    """Returns the checked value of an argument, common or the class' own.
+
+    Raises:
+        ValueError: it is not one of the values that the argument may have.
+    """
+    if name in cls.hyperparameters:
+        interval = cls.hyperparameters[name]
+        return hyperparameters.checked(cls.__name__, name, value, interval)
+    if name in cls.choices:
+        return checks.choice(cls.__name__, name, value, cls.choices[name])
+    if name in cls.flags:
+        return checks.boolean(cls.__name__, name, value)
+    return _checked(cls.__name__, name, value)
+
+
+def _checked(owner, name, value):
+    if name in CHOICES:
+        return checks.choice(owner, name, value, CHOICES[name])
+    if name in BOOLEANS:
+        return checks.boolean(owner, name, value)
+    is_off = value is None and COMMON[name] is None
+    return value if is_off else checks.whole_number(owner, name, value, WHOLE_NUMBERS_FROM[name])

@@ -75,6 +75,18 @@ def choice(owner, name, value, allowed):
     return value
 
 
+def is_trainable(variable):
+    """Whether an optimizer can update a variable: it is of a floating-point dtype, and its shape is
+    fixed."""
+    return tf.as_dtype(variable.dtype).is_floating and is_fixed(variable)
+
+
+def is_fixed(variable):
+    """Whether the shape of a variable cannot change."""
+    shape = compat.tensorflow_variable(variable).shape
+    return shape.is_fully_defined()
+
+
 def is_variable(x):
     return isinstance(x, (tf.keras.Variable, tf.Variable)) or (
         tf.is_tensor(x) and hasattr(x, "handle") and hasattr(x, "assign")
@@ -136,18 +148,34 @@ def variables(values, key):
                 "The second element of each pair must be a `keras.Variable` or `tf.Variable`. "
                 f"Received: {_short(value)} of type {type(value).__name__}"
             )
-        dtype = tf.as_dtype(value.dtype)
-        if not dtype.is_floating:
-            raise TypeError(
-                f"Only variables of a floating-point dtype can be optimized. {name_of(value)!r} "
-                f"has dtype {dtype.name}."
-            )
         if key(value) in seen:
             raise ValueError(
                 f"The variable {name_of(value)!r} was given twice. Add its gradients and give it "
                 "once."
             )
         seen.add(key(value))
+
+
+def trainable(variable):
+    """Checks that a variable with a gradient is one that an optimizer can update.
+
+    Raises:
+        TypeError: it is not of a floating-point dtype.
+        ValueError: its shape is open.
+    """
+    dtype = tf.as_dtype(variable.dtype)
+    if not dtype.is_floating:
+        kind = " Optimize its real and imaginary part." if dtype.is_complex else ""
+        raise TypeError(
+            f"Only variables of a floating-point dtype can be optimized. {name_of(variable)!r} "
+            f"has dtype {dtype.name}, and a gradient.{kind}"
+        )
+    if not is_fixed(variable):
+        raise ValueError(
+            f"Only variables of a fixed shape can be optimized, as their slots have that shape. "
+            f"{name_of(variable)!r} has shape {variable.shape}, and a gradient. Create it without "
+            "`shape`, or leave it out."
+        )
 
 
 def present_gradients(gradients, variables):

@@ -4,6 +4,7 @@ Checked with TensorFlow 2.21.0 and Keras 3.15.1.
 """
 
 import sys
+import threading
 import types
 
 import tensorflow as tf
@@ -17,6 +18,12 @@ def inside_xla():
     return tf.__internal__.get_enclosing_xla_context() is not None
 
 
+def is_function_of_eager_code():
+    """Whether the graph that is being built is a function that eager code will call."""
+    with tf.init_scope():
+        return tf.executing_eagerly()
+
+
 def exporting_saved_model():
     """Whether a SavedModel is being written.
 
@@ -27,6 +34,30 @@ def exporting_saved_model():
     while frame is not None and frame.f_code is not save.save_and_return_nodes.__code__:
         frame = frame.f_back
     return frame is not None
+
+
+_walks = threading.local()
+
+
+def variables_being_saved():
+    """The variables of the objects that `tf.train.Checkpoint` saves; empty if it does not.
+
+    TensorFlow asks each object for its children while it walks the graph of objects, and does not
+    tell what else is in it. So this looks for the walk among the callers, and walks itself.
+    """
+    if getattr(_walks, "is_walking", False):
+        return []
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None and not isinstance(frame.f_locals.get("self"), tf.train.TrackableView):
+        frame = frame.f_back
+    if frame is None:
+        return []
+    view = frame.f_locals["self"]
+    _walks.is_walking = True
+    try:
+        return [x for x in view.descendants() if isinstance(x, (tf.Variable, tf.keras.Variable))]
+    finally:
+        _walks.is_walking = False
 
 
 def tensorflow_variable(variable):

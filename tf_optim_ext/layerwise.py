@@ -41,8 +41,8 @@ class LayerwiseOptimizer(Optimizer):
             var_list or (), var_names or (), self._var_key
         )
 
-    def _hyperparameter_values(self, variables):
-        values = super()._hyperparameter_values(variables)
+    def _hyperparameter_values(self, names, variables):
+        values = super()._hyperparameter_values(names, variables)
         values["layer_adaptation"] = 1.0
         if self._layer_exemptions:
             values["layer_adaptation"] = [

@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import inspect
 import operator
-from typing import Any
 
 import tensorflow as tf
 
@@ -12,7 +10,6 @@ from tf_optim_ext import (
     arguments,
     checks,
     frame,
-    keras_hooks,
     native,
     programs,
     replica,
@@ -21,8 +18,8 @@ from tf_optim_ext import (
     targets,
 )
 from tf_optim_ext.catch_up import LAST_STEP
-from tf_optim_ext.exemptions import Exemptions
-from tf_optim_ext.interface import Interface
+from tf_optim_ext.configuration import Configuration
+from tf_optim_ext.interrupts import DeferredInterrupts
 from tf_optim_ext.lowering import rounding
 from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
 from tf_optim_ext.lowering.scalars import Scalars
@@ -32,26 +29,7 @@ from tf_optim_ext.rule import trace
 without_autograph = tf.autograph.experimental.do_not_convert
 
 
-class _SignatureWithCommonArguments:
-    """Shows the base arguments in the signature of a subclass, for editors and `help`.
-
-    Computed when asked for: those of all optimizers would take a third of the package's import.
-    """
-
-    def __get__(self, instance, owner):
-        own = list(inspect.signature(owner.__init__).parameters.values())[1:]
-        named = [p for p in own if p.kind != p.VAR_KEYWORD]
-        if named == own:
-            return inspect.Signature(own)
-        base = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-            for name, default in arguments.COMMON.items()
-            if name not in [p.name for p in own]
-        ]
-        return inspect.Signature([*named, *base])
-
-
-class Optimizer(Interface):
+class Optimizer(Configuration):
     """Base class of all optimizers: a `tf.keras.optimizers.Optimizer` made of a rule.
 
     A subclass declares what it has and writes its maths once; variables, configuration, saving and
@@ -77,7 +55,8 @@ class Optimizer(Interface):
         variable_scalars: names of the state that is one number for each variable; float64.
         optimizer_scalars: names of the state that is one number for all variables; float64.
         slot_initializers: dict from the name of a slot or scalar to its first value, a number; for
-            slots also "weights", for a copy of the weights, or a Keras initializer. Default: zero.
+            or the name of a hyperparameter; for slots also "weights", for a copy of the weights,
+            or a Keras initializer. Default: zero.
         separate_slots: names of the slots that are created after the others of all variables, and
             not next to those of the same variable. Decides the order of `variables`, no more.
         hyperparameters: dict from the name of a constructor argument to the interval of its values,
@@ -87,14 +66,17 @@ class Optimizer(Interface):
         computed_hyperparameters: names of more numbers in `h`, which are no arguments: an override
             of `_hyperparameter_values` provides them, one for all variables or one for each.
         flags: names of boolean attributes that the rule branches on.
+        derived_flags: dict from those flags that are no arguments to the name of a hyperparameter,
+            a number that makes another rule of it, and the flag's value for that number.
         choices: dict from the name of a constructor argument that the rule branches on to the
             strings that it may be.
 
     Args:
-        learning_rate: number >= 0, `LearningRateSchedule`, or callable without arguments.
-        weight_decay: decoupled weight decay, a number >= 0, `LearningRateSchedule`, callable
-            without arguments, or None: before the update, the weights shrink by
-            `learning_rate * weight_decay` of themselves.
+        learning_rate: number >= 0, `LearningRateSchedule`, callable without arguments, or scalar
+            variable. So may be all arguments that are numbers, but those that count something; they
+            are read in every step, and may be set between steps.
+        weight_decay: decoupled weight decay, a number >= 0, or None: before the update, the weights
+            shrink by `learning_rate * weight_decay` of themselves.
         clipnorm: if set, each gradient is scaled down to at most this norm.
         clipvalue: if set, each element of a gradient is clipped to at most this magnitude.
         global_clipnorm: if set, all gradients are scaled down so that their common norm is at most
@@ -137,40 +119,9 @@ class Optimizer(Interface):
         TypeError: an argument is unknown or missing.
     """
 
-    slots: tuple[str, ...] = ()
-    slot_initializers: dict[str, Any] = {}
-    separate_slots: tuple[str, ...] = ()
-    variable_scalars: tuple[str, ...] = ()
-    optimizer_scalars: tuple[str, ...] = ()
-    hyperparameters: dict[str, str] = {}
-    row_wise_slots: tuple[str, ...] = ()
-    computed_hyperparameters: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    choices: dict[str, tuple[str, ...]] = {}
-    rule: Any = None
-
     def __init__(self, learning_rate=0.001, **kwargs):
-        owner = type(self).__name__
-        if self.rule is None:
-            raise TypeError(f"{owner} needs a static method `rule(w, g, s, h)`, see `Optimizer`.")
-        common = arguments.take_common(owner, kwargs)
-        values = arguments.take_own(type(self), kwargs)
-        if not callable(learning_rate):
-            learning_rate = checks.number(owner, "learning_rate", learning_rate, "[0, inf)")
-        super().__init__(learning_rate, **{name: common[name] for name in arguments.OF_KERAS})
-        self._init_state()
-        self.__dict__.update(
-            values,
-            **{name: common[name] for name in arguments.OWN},
-            _route=None,
-            _targets=targets.TargetsCache(),
-            _exemptions=Exemptions(),
-        )
-        self._check_options()
-        if self.use_ema:
-            keras_hooks.install_swap()
-
-    __signature__ = _SignatureWithCommonArguments()
+        super().__init__(learning_rate, **kwargs)
+        self.__dict__.update(_route=None, _targets=targets.TargetsCache())
 
     # ---------------------------------------------------------------------------------- the maths
 
@@ -283,7 +234,7 @@ class Optimizer(Interface):
             TypeError, ValueError: what was given does not fit; nothing was changed then.
         """
         gradients, variables = checks.pairs(grads_and_vars)
-        self._apply(gradients, variables)
+        self.apply(gradients, variables)
         return self._iterations
 
     @without_autograph
@@ -294,9 +245,6 @@ class Optimizer(Interface):
             grads: list of gradients.
             trainable_variables: list of as many variables. Default: those of `build`.
         """
-        self._apply(grads, trainable_variables)
-
-    def _apply(self, grads, trainable_variables):
         # 1. Whatever is wrong is found before anything changes.
         gradients = list(grads)
         if not gradients and not trainable_variables:
@@ -307,7 +255,7 @@ class Optimizer(Interface):
             )
         variables = self._variables_for(gradients, trainable_variables)
         present_gradients, present, checked_late = self._check(gradients, variables)
-        with _in_graph(self.name, checked_late):
+        with DeferredInterrupts(), _in_graph(self.name, checked_late):
             self.build(variables)
             present_gradients, present = self._overwrite_variables_directly_with_gradients(
                 present_gradients, present
@@ -320,7 +268,8 @@ class Optimizer(Interface):
             replica.add(self._iterations, 1)
 
     def _accumulate_or_update(self, gradients, variables):
-        scale = 1.0 / (self.loss_scale_factor or 1.0)
+        factor = self._current_value("loss_scale_factor")
+        scale = 1.0 if factor is None else 1.0 / factor
         count = self.gradient_accumulation_steps
         if not count:
             self._update(gradients, variables, scale)
@@ -366,10 +315,11 @@ class Optimizer(Interface):
         is_sparse = any(type(g) is tf.IndexedSlices for g in gradients)
         chosen = route.choose(program, on.obstacle, is_sparse)
         compiled = route.compiles(on) and not (lazy and is_sparse)
-        self.__dict__["_route"] = f"{chosen}, compiled by XLA" if compiled else chosen
+        if program is self._program():  # and not one of those around it
+            self.__dict__["_route"] = f"{chosen}, compiled by XLA" if compiled else chosen
         # Each op that reads a number takes an eager step longer than the update of a small model.
         reader = on.device if on.packs_handles and chosen.startswith("native") else None
-        scalars = self._scalars(variables, gradient_scale, learning_rate, reader)
+        scalars = self._scalars(program, variables, gradient_scale, learning_rate, reader)
         scalars.rounding = self._rounding(program, variables)
         if compiled:
             tensorflow_lowering.compiled_step(program, on, gradients, scalars)
@@ -412,7 +362,7 @@ class Optimizer(Interface):
         if len(gradients) != len(variables):
             raise ValueError(f"{len(gradients)} gradients for {len(variables)} variables.")
         if not known:
-            self._check_variables(variables)
+            self._check_variables(gradients, variables)
         gradients, variables = checks.present_gradients(gradients, variables)
         gradients = [checks.gradient(g, v) for g, v in zip(gradients, variables)]
         exact = self.sparse == "exact"
@@ -423,14 +373,17 @@ class Optimizer(Interface):
         late = [getattr(p, "values", p) for p, g in zip(prepared, gradients) if p is not g]
         return prepared, variables, late
 
-    def _check_variables(self, variables):
+    def _check_variables(self, gradients, variables):
         checks.variables(variables, self._var_key)
+        for gradient, variable in zip(gradients, variables):
+            if gradient is not None:
+                checks.trainable(variable)
         if not self.built:
             return
         unknown = [
             checks.name_of(v)
             for v in variables
-            if self._var_key(v) not in self._trainable_variables_indices
+            if self._var_key(v) not in self._trainable_variables_indices and checks.is_trainable(v)
         ]
         if unknown:
             raise ValueError(
@@ -453,24 +406,27 @@ class Optimizer(Interface):
 
     def _clip_by_norms(self, gradients, scale):
         """The factor of each gradient, or of all, that scales and clips them."""
-        limit = self.clipnorm or self.global_clipnorm
-        if not limit:
+        is_global = self.global_clipnorm is not None
+        limit = self._current_value("global_clipnorm" if is_global else "clipnorm")
+        if limit is None or not (tf.is_tensor(limit) or limit):
             return scale
         tensors = [getattr(g, "values", g) for g in gradients]
         if route.why_not_native():
             norms = tensorflow_lowering.squared_norms(tensors)
         else:
             norms = native.squared_norms(tensors)
-        if self.global_clipnorm:
+        if is_global:
             norms = tf.reduce_sum(norms)
         norms = tf.sqrt(norms) * scale
+        limit = tf.cast(limit, tf.float64)
         factors = scale * limit / tf.maximum(norms, limit)
-        if self.global_clipnorm:
+        if is_global:
             # As in Keras: one infinite gradient makes all of them NaN, and not all others zero.
             factors = tf.where(tf.math.is_finite(norms), factors, float("nan"))
-        return factors
+        # As in Keras, 0 means no clipping; a number that was traced may become 0.
+        return tf.where(limit > 0, factors, scale)
 
-    def _scalars(self, variables, gradient_scale, rate, reader):
+    def _scalars(self, program, variables, gradient_scale, rate, reader):
         """The numbers of a step; those in variables on the device `reader` as their handles."""
         if isinstance(rate, (tf.keras.Variable, tf.Variable)):
             is_taken = rate.dtype in ("float32", "float64")
@@ -479,7 +435,7 @@ class Optimizer(Interface):
             rate = float(rate)
         elif rate.dtype not in (tf.float32, tf.float64, tf.resource):
             rate = tf.cast(rate, tf.float32)
-        values = self._hyperparameter_values(variables)
+        values = self._hyperparameter_values(program.hyperparameters, variables)
         return Scalars(self._finished_updates(reader), rate, gradient_scale, values)
 
     def _rounding(self, program, variables):
@@ -494,31 +450,6 @@ class Optimizer(Interface):
         if count:
             return replica.read(self._iterations) // count
         return replica.readable_by_op(self._iterations, reader)
-
-    def _hyperparameter_values(self, variables):
-        """Dict of everything a rule may find in `h` by name: numbers, or lists with one for each
-        variable."""
-        values = {name: getattr(self, name) for name in self.hyperparameters}
-        values["ema_momentum"] = self.ema_momentum
-        values["clipvalue"] = self.clipvalue or float("inf")
-        values["fully_decoupled_weight_decay"] = float(self.fully_decoupled_weight_decay)
-        values["weight_decay"] = decay = self._current_weight_decay()
-        if self.weight_decay and not self._all_decay:
-            values["weight_decay"] = [
-                decay if self._use_weight_decay(v) else 0.0 for v in variables
-            ]
-        return values
-
-    @property
-    def _all_decay(self):
-        """Whether `_use_weight_decay` holds for every variable."""
-        return not self._exemptions
-
-    def _current_weight_decay(self):
-        decay = self.weight_decay or 0.0
-        if isinstance(decay, tf.keras.optimizers.schedules.LearningRateSchedule):
-            return decay(self._iterations)
-        return decay() if callable(decay) else decay
 
     def _note_rows(self, gradients, variables):
         """Remembers which rows the accumulated gradients have."""
@@ -588,85 +519,6 @@ class Optimizer(Interface):
     def route(self):
         """How the latest step ran, or was traced, and why: for example "native (avx2)"."""
         return self._route or "none: no step was run or traced yet"
-
-    @property
-    def learning_rate(self):
-        """The learning rate of the coming step; can be set, unless it is a schedule."""
-        return self._get_current_learning_rate()
-
-    @learning_rate.setter
-    def learning_rate(self, value):
-        if not callable(value) and not tf.is_tensor(value):
-            value = checks.number(type(self).__name__, "learning_rate", value, "[0, inf)")
-        tf.keras.optimizers.Optimizer.learning_rate.fset(self, value)
-
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """Exempts variables from weight decay. Replaces what an earlier call said.
-
-        Args:
-            var_list: list of variables.
-            var_names: list of regular expressions; a variable is exempt if one of them occurs in
-                its path (Keras 3) or name.
-
-        Raises:
-            TypeError: `var_list` holds something that is no variable.
-            ValueError: the optimizer is already built.
-        """
-        self._check_not_built("exclude_from_weight_decay")
-        self.__dict__["_exemptions"] = Exemptions.of(var_list or (), var_names or (), self._var_key)
-
-    def _check_not_built(self, method):
-        if self.built:
-            raise ValueError(
-                f"`{method}` must be called before the optimizer is built, that is before its "
-                "first step."
-            )
-
-    def _use_weight_decay(self, variable):
-        return not self._covers(self._exemptions, variable)
-
-    def _covers(self, exemptions, variable):
-        key = self._var_key(variable)
-        return exemptions.cover(variable, key, self._trainable_variables_indices.get(key))
-
-    def _exemptions_config(self, exemptions):
-        return exemptions.get_config(self._trainable_variables, self._var_key)
-
-    @classmethod
-    def declared_arguments(cls):
-        """Names of hyperparameters, choices, and those flags that are not derived from them."""
-        flags = [name for name in cls.flags if not isinstance(getattr(cls, name, None), property)]
-        return [*cls.hyperparameters, *cls.choices, *flags]
-
-    def get_config(self):
-        """A JSON-serialisable dict that `from_config` makes the same optimizer from."""
-        config = super().get_config()
-        config.update({name: getattr(self, name) for name in self.declared_arguments()})
-        # Keras' own optimizers, which take the same configuration, do not know these.
-        for name, default in arguments.OWN.items():
-            if getattr(self, name) != default:
-                config[name] = getattr(self, name)
-        if callable(self.weight_decay):
-            config["weight_decay"] = tf.keras.utils.serialize_keras_object(self.weight_decay)
-        if self._exemptions:
-            config["weight_decay_exemptions"] = self._exemptions_config(self._exemptions)
-        return config
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """The optimizer that `get_config` described; `lr` is accepted for `learning_rate`."""
-        config = dict(config)
-        if "lr" in config:
-            config["learning_rate"] = config.pop("lr")
-        if isinstance(config.get("weight_decay"), dict):
-            config["weight_decay"] = tf.keras.utils.deserialize_keras_object(
-                config["weight_decay"], custom_objects
-            )
-        exemptions = config.pop("weight_decay_exemptions", None)
-        optimizer = super().from_config(config, custom_objects)
-        if exemptions:
-            optimizer.__dict__["_exemptions"] = Exemptions(**exemptions)
-        return optimizer
 
 
 @contextlib.contextmanager

@@ -1,9 +1,15 @@
 """The variables of an optimizer: slots, their names, saving and restoring."""
 
+import warnings
+
 import numpy as np
 import tensorflow as tf
 
-from tf_optim_ext import checks, compat
+from tf_optim_ext import checks, compat, hyperparameters
+from tf_optim_ext.interrupts import DeferredInterrupts
+
+CLASS_NAME = "class_name"
+"""Key under which stores hold the name of the optimizer's class, as bytes."""
 
 
 class VariableList(list):
@@ -29,6 +35,7 @@ class State(tf.keras.optimizers.Optimizer):
             _slots={},  # name -> {key of a variable: slot}
             _optimizer_scalars={},  # name -> variable
             _pending_store={},  # what was loaded before the slots existed
+            _before_pending={},  # what that replaced: key -> value, loaded value
             _pending_positions={},  # (slot name, key of a variable) -> checkpoint positions
             _accumulated_gradients=[],
         )
@@ -48,13 +55,15 @@ class State(tf.keras.optimizers.Optimizer):
         if self.built:
             return
         variables = list(variables)
+        if not variables:
+            return  # Keras' reader of `.h5` files builds optimizers before models
         checks.variables(variables, self._var_key)
         with tf.init_scope():
+            positions = {self._var_key(v): i for i, v in enumerate(variables)}
+            self._forget_all_but(positions)
             pending = self._pending_state()
             self._create_slots(variables)
-            self._trainable_variables_indices.update(
-                {self._var_key(v): i for i, v in enumerate(variables)}
-            )
+            self.__dict__["_trainable_variables_indices"] = positions
             self.__dict__["_trainable_variables"] = variables
             self.built = True
             try:
@@ -64,10 +73,25 @@ class State(tf.keras.optimizers.Optimizer):
                 raise
             self.__dict__["_pending_store"] = {}
 
+    def _forget_all_but(self, keys):
+        """Drops the slots of other variables, which an earlier `build` made.
+
+        Keras' users set `built` to False to have an optimizer take other variables.
+        """
+        dropped: set[int] = set()
+        for name, slots in self._slots.items():
+            dropped.update(id(slot) for key, slot in slots.items() if key not in keys)
+            # In the order of the variables, by which they are saved.
+            kept = sorted((key for key in slots if key in keys), key=keys.get)
+            self._slots[name] = {key: slots[key] for key in kept}
+        for slot in [v for v in self._variables if id(v) in dropped]:
+            self._untrack_variable(slot)
+
     def _create_slots(self, variables):
+        of_all, variables = variables, [v for v in variables if checks.is_trainable(v)]
         if self.use_ema:
-            averages = self._add_slots(variables, "average")
-            self.__dict__["_model_variables_moving_average"] = averages
+            averages = dict(zip(map(id, variables), self._add_slots(variables, "average")))
+            self.__dict__["_model_variables_moving_average"] = [averages.get(id(v)) for v in of_all]
         if self.gradient_accumulation_steps:
             sums = [self.add_slot(v, "gradient_accumulator") for v in variables]
             self.__dict__["_accumulated_gradients"] = sums
@@ -92,11 +116,17 @@ class State(tf.keras.optimizers.Optimizer):
         ]
 
     def _initial_value(self, variable, name):
-        initializer = self.slot_initializers.get(name, 0.0)
+        initializer = self._first_value(name)
         if isinstance(initializer, (int, float)):
             return tf.fill(variable.shape, tf.constant(initializer, tf.float64))
         if isinstance(initializer, str) and initializer == "weights":
             return compat.tensorflow_variable(variable)
+        return initializer
+
+    def _first_value(self, name):
+        initializer = self.slot_initializers.get(name, 0.0)
+        if isinstance(initializer, str) and initializer in self.hyperparameters:
+            return hyperparameters.current(getattr(self, initializer), self._iterations)
         return initializer
 
     def _create_scalars(self, variables):
@@ -104,13 +134,16 @@ class State(tf.keras.optimizers.Optimizer):
         program = self._program()
         for name in program.variable_scalars:
             for variable in variables:
-                value = self.slot_initializers.get(name, 0.0)
+                if self._var_key(variable) in self._slots.get(name, ()):
+                    continue
+                value = self._first_value(name)
                 if program.by_row:
                     value = tf.fill(_rows(variable), tf.constant(value, tf.float64))
                 slot = self._add_beside(variable, f"{_path(variable)}_{name}", value, "float64")
                 self._register_slot(name, self._var_key(variable), slot)
-        for name in program.optimizer_scalars if variables else ():
-            value = self.slot_initializers.get(name, 0.0)
+        missing = [n for n in program.optimizer_scalars if n not in self._optimizer_scalars]
+        for name in missing if variables else ():
+            value = self._first_value(name)
             scalar = self._add_beside(variables[0], name, value, "float64")
             self._optimizer_scalars[name] = scalar
             self._handle_deferred_dependencies(name=name, trackable=scalar)
@@ -159,9 +192,13 @@ class State(tf.keras.optimizers.Optimizer):
         return slot
 
     def _register_slot(self, slot_name, key, slot):
-        self._slots.setdefault(slot_name, {})[key] = slot
+        slots = self._slots.setdefault(slot_name, {})
+        slots[key] = slot
         for position in self._pending_positions.pop((slot_name, key), ()):
             position.restore(slot)
+        # Of a checkpoint without the model.
+        name = f"{slot_name}.{len(slots) - 1}"
+        self._handle_deferred_dependencies(name=name, trackable=slot)
 
     def _add_beside(self, var, name, value, dtype):
         """Adds an optimizer variable on the device and with the distribution of `var`."""
@@ -244,6 +281,37 @@ class State(tf.keras.optimizers.Optimizer):
         now = {k: np.asarray(v) for k, v in self._keyed_variables(stored).items() if k in stored}
         return {**stored, **now}
 
+    def _misfit(self, stored):
+        """How a stored state does not fit the one that there is: a text, or None if it does.
+
+        Raises:
+            ValueError: it is of an optimizer like this one, over as many variables of the same
+                shapes, but not whole.
+        """
+        variables = self._keyed_variables(stored)
+        # A number and a schedule may replace each other.
+        missing = sorted(variables.keys() - stored.keys() - {"learning_rate"})
+        unexpected = sorted(stored.keys() - variables.keys() - {"learning_rate"})
+        shapes = [
+            f"{key} {stored[key].shape} instead of {tuple(v.shape)}"
+            for key, v in variables.items()
+            if key in stored and stored[key].shape != tuple(v.shape)
+        ]
+        # What was saved before the first step may lack slots.
+        steps = stored.get("iterations", stored.get("0"))
+        is_whole = not unexpected and not (missing and steps)
+        if is_whole and not shapes:
+            return None
+        parts = {"missing": missing, "not known": unexpected, "of another shape": shapes}
+        text = "; ".join(f"{what}: {some[:10]}" for what, some in parts.items() if some)
+        names = {key.rpartition(".")[0] or key for key in (*missing, *unexpected)}
+        counts = [_counts(keys) for keys in (stored, variables)]
+        if not shapes and names and counts[0].keys() == counts[1].keys() and _damaged(*counts):
+            raise ValueError(
+                f"The stored state of {self.name!r} is not whole. Of its entries, {text}."
+            )
+        return text
+
     def get_weights(self):
         """The state as a list of NumPy arrays, in the order of `variables`."""
         return [np.asarray(variable) for variable in self.variables]
@@ -268,44 +336,84 @@ class State(tf.keras.optimizers.Optimizer):
         state = {key: np.asarray(v) for key, v in self._named_variables().items()}
         for key, value in (self._pending_state() or state).items():
             store[key] = value
+        store[CLASS_NAME] = np.frombuffer(type(self).__name__.encode(), np.uint8)
 
     def load_own_variables(self, store):
         """Restores what `save_own_variables` wrote, or what Keras' own optimizers write.
 
-        Slots that do not exist yet get their values in `build`.
+        Slots that do not exist yet get their values in `build`. The state of another optimizer, of
+        one with other options or of other variables is not used, with a warning.
 
         Raises:
-            ValueError: what is stored does not fit this optimizer; nothing is changed then.
+            ValueError: the state is of such an optimizer, but not whole; nothing is changed then.
         """
         stored = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118 (h5 stores)
+        own = np.frombuffer(type(self).__name__.encode(), np.uint8)
+        if not np.array_equal(name := stored.pop(CLASS_NAME, own), own):
+            self._warn_unused(f"It is the state of {name.tobytes().decode(errors='replace')!r}")
+            return
+        if self.built and (misfit := self._misfit(stored)):
+            self._revert(self._before_pending)
+            self._warn_unused(f"Of its entries, {misfit}")
+            return
         variables = self._keyed_variables(stored)
-        # A number and a schedule may replace each other.
-        missing = variables.keys() - stored.keys() - {"learning_rate"}
-        unexpected = stored.keys() - variables.keys() - {"learning_rate"}
-        # What was saved before the first step may lack slots.
-        steps = stored.get("iterations", stored.get("0"))
-        if self.built and (unexpected or (missing and steps)):
-            raise ValueError(
-                f"The stored state of {len(stored)} variables does not fit {self.name!r}, that has "
-                f"{len(self._variables)}. Missing: {sorted(missing)[:10]}; unexpected: "
-                f"{sorted(unexpected)[:10]}."
-            )
-        found = [(v, stored[key]) for key, v in variables.items() if key in stored]
-        _assign_all(self._distribution_strategy, found)
         if not self.built:
             self.__dict__["_pending_store"] = stored
+            self.__dict__["_before_pending"] = {
+                key: (np.asarray(v), stored[key]) for key, v in variables.items() if key in stored
+            }
+        self._warn_of_other_rate(variables, stored)
+        found = [(v, stored[key]) for key, v in variables.items() if key in stored]
+        _assign_all(self._distribution_strategy, found)
+
+    def _warn_unused(self, reason):
+        steps = int(self._iterations.numpy())
+        goes_on = f"keeps its own state of {steps} steps" if steps else "starts afresh"
+        warnings.warn(
+            f"The stored optimizer state is not used, and {self.name!r} ({type(self).__name__}) "
+            f"{goes_on}. {reason}. To resume a training, use the same optimizer with the same "
+            "options and variables.",
+            stacklevel=3,
+        )
+
+    def _warn_of_other_rate(self, variables, stored):
+        rate = variables.get("learning_rate", self._learning_rate)
+        key = next((k for k, v in variables.items() if v is rate and k in stored), None)
+        if key is not None and stored[key].size == 1 and stored[key] != np.asarray(rate):
+            warnings.warn(
+                f"{self.name!r} takes the stored learning rate {float(stored[key]):.6g} instead of "
+                f"{float(np.asarray(rate)):.6g}. Set `optimizer.learning_rate` after loading to "
+                "have another one.",
+                stacklevel=3,
+            )
+
+    def _revert(self, before):
+        """Undoes what was assigned for a state that turned out not to fit."""
+        variables = self._keyed_variables(before)
+        for key, (value, loaded) in before.items():
+            if np.array_equal(np.asarray(variables[key]), loaded):
+                _assign_all(self._distribution_strategy, [(variables[key], value)])
+        self.__dict__["_before_pending"] = {}
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
         named = self._named_variables()
-        if save_type == "checkpoint":
-            of_slots = {id(s) for slots in self._slots.values() for s in slots.values()}
-            return {key: v for key, v in named.items() if id(v) not in of_slots}
-        return named
+        if save_type != "checkpoint":
+            return {**named, **self._variables_of_functions()}
+        # TensorFlow itself asks for the slots of those variables that are in the checkpoint.
+        keys = {self._var_key(v) for v in compat.variables_being_saved()}
+        of_saved = {
+            id(slot) for slots in self._slots.values() for key, slot in slots.items() if key in keys
+        }
+        return {key: v for key, v in named.items() if id(v) not in of_saved}
+
+    def _variables_of_functions(self):
+        """More variables that traced steps read: dict from name."""
+        return {}
 
     def _lookup_dependency(self, name, cached_dependencies=None):
         if "_slots" not in self.__dict__:  # inside Keras' constructor
             return super()._lookup_dependency(name, cached_dependencies)
-        return self._trackable_children().get(name)
+        return self._named_variables().get(name)
 
     def _create_or_restore_slot_variable(
         self, slot_variable_position, slot_name, variable, slot_variable_shape=None
@@ -335,6 +443,24 @@ class State(tf.keras.optimizers.Optimizer):
                 )
 
 
+def _counts(keys):
+    """How many positions there are of each slot: dict from name; 1 for what has no position."""
+    positions: dict[str, list[int]] = {}
+    for key in keys:
+        name, _, position = key.rpartition(".")
+        has_position = name and position.isdigit()
+        positions.setdefault(name if has_position else key, []).append(
+            int(position) if has_position else 0
+        )
+    return {name: (len(found), max(found) + 1) for name, found in positions.items()}
+
+
+def _damaged(stored, expected):
+    """Whether positions are missing in between, or some slots have fewer than others."""
+    lengths = {length for _, length in stored.values() if length > 1}
+    return any(count != length for count, length in stored.values()) or len(lengths) > 1
+
+
 def _rows(variable):
     """The shape of what is one number for each row of a variable."""
     return [variable.shape[0] if variable.shape.rank else 1]
@@ -352,7 +478,8 @@ def _assign_all(strategy, assignments):
                 f"an array of shape {value.shape} was given. Nothing was changed."
             )
     values = [tf.convert_to_tensor(value, variable.dtype) for variable, value in assignments]
-    for (variable, _), value in zip(assignments, values):
-        # One by one, as the first step may do this in one replica while the others wait.
-        for local in strategy.experimental_local_results(variable.value):
-            local.assign(value)
+    with DeferredInterrupts():
+        for (variable, _), value in zip(assignments, values):
+            # One by one, as the first step may do this in one replica while the others wait.
+            for local in strategy.experimental_local_results(variable.value):
+                local.assign(value)

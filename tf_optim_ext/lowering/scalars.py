@@ -14,6 +14,22 @@ from tf_optim_ext import replica
 _LARGEST = float(np.finfo(np.float64).max)
 
 
+def _gathered(columns, count):
+    """Rows of numbers and tensors, each of which is an input of the graph once."""
+    different: dict[Any, tuple[int, Any]] = {}
+    positions = np.empty((count, len(columns)), np.int32)
+    for k, column in enumerate(columns):
+        for i in range(count):
+            cell = column[i] if isinstance(column, list) else column
+            key = id(cell) if tf.is_tensor(cell) else float(cell)
+            positions[i, k] = different.setdefault(key, (len(different), cell))[0]
+    values = [
+        tf.cast(x, tf.float64) if tf.is_tensor(x) else tf.constant(min(x, _LARGEST), tf.float64)
+        for _, x in different.values()
+    ]
+    return tf.gather(tf.stack(values), positions)
+
+
 @dataclasses.dataclass
 class Scalars:
     """The numbers of one step over a list of variables.
@@ -57,13 +73,7 @@ class Scalars:
         # Asking whether they are tensors would take longer than the step of a small model.
         cells = [x for c in columns for x in (c if isinstance(c, list) else [c])]
         if not all(isinstance(x, (float, int)) for x in cells):
-            columns = [c if isinstance(c, list) else [c] * count for c in columns]
-            cells = [c[i] for i in range(count) for c in columns]
-            cells = [
-                tf.cast(x, tf.float64) if tf.is_tensor(x) else np.float64(min(x, _LARGEST))
-                for x in cells
-            ]
-            return tf.reshape(tf.stack(cells), [count, len(columns)])
+            return _gathered(columns, count)
         rows = np.empty((count, len(columns)), np.float64)
         for k, column in enumerate(columns):
             rows[:, k] = column

@@ -45,6 +45,7 @@ class Adagrad(Optimizer):
 
     slots = ("accumulator",)
     row_wise_slots = ("accumulator",)
+    slot_initializers = {"accumulator": "initial_accumulator_value"}
     hyperparameters = {"initial_accumulator_value": "[0, inf)", "epsilon": "[0, inf)"}
 
     def __init__(self, learning_rate=0.001, initial_accumulator_value=0.1, epsilon=1e-7, **kwargs):
@@ -54,10 +55,6 @@ class Adagrad(Optimizer):
             epsilon=epsilon,
             **kwargs,
         )
-
-    @property
-    def slot_initializers(self):  # type: ignore[override]
-        return {"accumulator": self.initial_accumulator_value}
 
     @staticmethod
     def rule(w, g, s, h):

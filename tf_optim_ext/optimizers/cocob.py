@@ -50,17 +50,11 @@ class COCOB(Optimizer):
     """
 
     slots = ("lipschitz", "gradient_norm_sum", "reward", "gradient_sum", "initial_weights")
+    slot_initializers = {"lipschitz": "epsilon", "initial_weights": "weights"}
     hyperparameters = {"alpha": "[0, inf)", "epsilon": "[0, inf)"}
 
     def __init__(self, alpha=100.0, epsilon=1e-8, learning_rate=1.0, **kwargs):
         super().__init__(learning_rate, alpha=alpha, epsilon=epsilon, **kwargs)
-
-    @property
-    def slot_initializers(self):  # type: ignore[override]
-        return {
-            "lipschitz": self.epsilon,
-            "initial_weights": "weights",
-        }
 
     @staticmethod
     def decay(w, h):

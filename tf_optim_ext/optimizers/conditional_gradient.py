@@ -80,9 +80,9 @@ class ConditionalGradient(Optimizer):
             gradient_scale = 1.0
         super()._run(program, variables, gradients, gradient_scale, learning_rate, lazy)
 
-    def _hyperparameter_values(self, variables):
-        values = super()._hyperparameter_values(variables)
-        if self.ord == "nuclear":
+    def _hyperparameter_values(self, names, variables):
+        values = super()._hyperparameter_values(names, variables)
+        if self.ord == "nuclear" and "clipvalue" in values:
             values["clipvalue"] = float("inf")  # of the gradient, not of the corner
         return values
 
@@ -90,9 +90,11 @@ class ConditionalGradient(Optimizer):
         """The rank-1 matrix with singular value 1 in whose direction the gradient is largest."""
         g = tf.cast(gradient, tf.float64 if gradient.dtype == tf.float64 else tf.float32)
         g = g * tf.cast(scale, g.dtype)
-        if self.clipvalue:
-            g = tf.clip_by_value(g, -self.clipvalue, self.clipvalue)
+        values = super()._hyperparameter_values(("clipvalue", "epsilon"), [])
+        bound, epsilon = (tf.cast(values[name], g.dtype) for name in ("clipvalue", "epsilon"))
+        if self.clipvalue is not None:
+            g = tf.clip_by_value(g, -bound, bound)
         if g.shape.rank < 2:
-            return g / (tf.norm(g) + self.epsilon)
+            return g / (tf.norm(g) + epsilon)
         _, u, v = tf.linalg.svd(g)
         return tf.matmul(u[..., :1], v[..., :1], transpose_b=True)

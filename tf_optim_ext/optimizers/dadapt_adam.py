@@ -59,6 +59,7 @@ class DAdaptAdam(Optimizer):
 
     slots = ("momentum", "velocity", "s")
     optimizer_scalars = ("d", "d_numerator", "k")
+    slot_initializers = {"d": "initial_d"}
     hyperparameters = {
         "beta_1": "[0, 1)",
         "beta_2": "[0, 1)",
@@ -91,10 +92,6 @@ class DAdaptAdam(Optimizer):
             use_bias_correction=use_bias_correction,
             **kwargs,
         )
-
-    @property
-    def slot_initializers(self):  # type: ignore[override]
-        return {"d": self.initial_d}
 
     @staticmethod
     def decay(w, h):

@@ -53,6 +53,7 @@ class DAdaptLion(Optimizer):
 
     slots = ("momentum", "s")
     optimizer_scalars = ("d", "d_numerator")
+    slot_initializers = {"d": "initial_d"}
     hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "initial_d": "(0, inf)"}
 
     def __init__(
@@ -72,10 +73,6 @@ class DAdaptLion(Optimizer):
             initial_d=initial_d,
             **kwargs,
         )
-
-    @property
-    def slot_initializers(self):  # type: ignore[override]
-        return {"d": self.initial_d}
 
     @staticmethod
     def decay(w, h):

@@ -52,6 +52,7 @@ class DAdaptSGD(Optimizer):
 
     slots = ("s", "initial_weights")
     optimizer_scalars = ("d", "d_numerator", "initial_gradient_norm")
+    slot_initializers = {"d": "initial_d", "initial_weights": "weights"}
     hyperparameters = {
         "momentum": "[0, 1)",
         "initial_d": "(0, inf)",
@@ -75,10 +76,6 @@ class DAdaptSGD(Optimizer):
             growth_rate=growth_rate,
             **kwargs,
         )
-
-    @property
-    def slot_initializers(self):  # type: ignore[override]
-        return {"d": self.initial_d, "initial_weights": "weights"}
 
     @staticmethod
     def decay(w, h):

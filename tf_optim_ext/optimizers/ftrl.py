@@ -51,6 +51,7 @@ class Ftrl(Optimizer):
     """
 
     slots = ("accumulator", "linear")
+    slot_initializers = {"accumulator": "initial_accumulator_value"}
     hyperparameters = {
         "learning_rate_power": "(-inf, 0]",
         "initial_accumulator_value": "[0, inf)",
@@ -60,6 +61,7 @@ class Ftrl(Optimizer):
         "beta": "[0, inf)",
     }
     flags = ("square_root",)
+    derived_flags = {"square_root": ("learning_rate_power", -0.5, True)}
 
     def __init__(
         self,
@@ -82,14 +84,6 @@ class Ftrl(Optimizer):
             beta=beta,
             **kwargs,
         )
-
-    @property
-    def slot_initializers(self):  # type: ignore[override]
-        return {"accumulator": self.initial_accumulator_value}
-
-    @property
-    def square_root(self):
-        return self.learning_rate_power == -0.5
 
     @staticmethod
     def rule(w, g, s, h):

@@ -68,6 +68,7 @@ class Prodigy(Optimizer):
 
     slots = ("momentum", "velocity", "s", "initial_weights")
     optimizer_scalars = ("d", "d_max", "d_numerator", "k")
+    slot_initializers = {"initial_weights": "weights", "d": "initial_d", "d_max": "initial_d"}
     hyperparameters = {
         "beta_1": "[0, 1)",
         "beta_2": "[0, 1)",
@@ -109,10 +110,6 @@ class Prodigy(Optimizer):
             safeguard_warmup=safeguard_warmup,
             **kwargs,
         )
-
-    @property
-    def slot_initializers(self):  # type: ignore[override]
-        return {"initial_weights": "weights", "d": self.initial_d, "d_max": self.initial_d}
 
     @staticmethod
     def decay(w, h):

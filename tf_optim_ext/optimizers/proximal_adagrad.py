@@ -57,6 +57,7 @@ class ProximalAdagrad(Optimizer):
     """
 
     slots = ("accumulator",)
+    slot_initializers = {"accumulator": "initial_accumulator_value"}
     hyperparameters = {
         "initial_accumulator_value": "[0, inf)",
         "l1_regularization_strength": "[0, inf)",
@@ -78,10 +79,6 @@ class ProximalAdagrad(Optimizer):
             l2_regularization_strength=l2_regularization_strength,
             **kwargs,
         )
-
-    @property
-    def slot_initializers(self):  # type: ignore[override]
-        return {"accumulator": self.initial_accumulator_value}
 
     @staticmethod
     def rule(w, g, s, h):

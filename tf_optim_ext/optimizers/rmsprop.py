@@ -51,6 +51,7 @@ class RMSprop(Optimizer):
     separate_slots = ("velocity", "momentum", "average_gradient")
     hyperparameters = {"rho": "[0, 1]", "momentum": "[0, 1]", "epsilon": "[0, inf)"}
     flags = ("centered", "has_momentum")
+    derived_flags = {"has_momentum": ("momentum", 0.0, False)}
 
     def __init__(
         self, learning_rate=0.001, rho=0.9, momentum=0.0, epsilon=1e-7, centered=False, **kwargs
@@ -63,10 +64,6 @@ class RMSprop(Optimizer):
             centered=centered,
             **kwargs,
         )
-
-    @property
-    def has_momentum(self):
-        return self.momentum != 0
 
     @staticmethod
     def rule(w, g, s, h):

@@ -47,13 +47,10 @@ class SGD(Optimizer):
     slots = ("momentum",)
     hyperparameters = {"momentum": "[0, 1]"}
     flags = ("nesterov", "has_momentum")
+    derived_flags = {"has_momentum": ("momentum", 0.0, False)}
 
     def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, **kwargs):
         super().__init__(learning_rate, momentum=momentum, nesterov=nesterov, **kwargs)
-
-    @property
-    def has_momentum(self):
-        return self.momentum != 0
 
     @staticmethod
     def rule(w, g, s, h):

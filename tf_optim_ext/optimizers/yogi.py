@@ -68,6 +68,7 @@ class Yogi(Optimizer):
     """
 
     slots = ("momentum", "velocity")
+    slot_initializers = {"velocity": "initial_accumulator_value"}
     hyperparameters = {
         "beta1": "[0, 1)",
         "beta2": "[0, 1)",
@@ -101,10 +102,6 @@ class Yogi(Optimizer):
             activation=activation,
             **kwargs,
         )
-
-    @property
-    def slot_initializers(self):  # type: ignore[override]
-        return {"velocity": self.initial_accumulator_value}
 
     @staticmethod
     def rule(w, g, s, h):
