@@ -8,6 +8,7 @@ import types
 
 import tensorflow as tf
 from keras.src.utils.tracking import no_automatic_dependency_tracking  # noqa: F401
+from tensorflow.python.eager import context
 from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.saved_model import save
 
@@ -15,6 +16,14 @@ from tensorflow.python.saved_model import save
 def inside_xla():
     """Whether ops created now become part of an XLA program."""
     return tf.__internal__.get_enclosing_xla_context() is not None
+
+
+def local_task():
+    """The part of the names of devices that those of this process have in common.
+
+    "/job:localhost/replica:0/task:0", unless the process belongs to a cluster.
+    """
+    return context.context().host_address_space()
 
 
 def exporting_saved_model():

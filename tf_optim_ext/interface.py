@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import checks, compat
+from tf_optim_ext import checks, clipping, compat
 from tf_optim_ext.state import State
 
 
@@ -70,6 +70,10 @@ class Interface(State):
         if self.clipnorm or self.clipvalue or self.global_clipnorm:
             # Dense, since repeated indices must be summed before they are clipped.
             gradients = [tf.convert_to_tensor(g) for g in gradients]
+        limit = self.clipnorm or self.global_clipnorm
+        if limit:
+            # Not Keras' norms, which overflow where those of a step do not.
+            return clipping.clipped(gradients, params, limit, bool(self.global_clipnorm))
         return self._clip_gradients(gradients)
 
     @tf.autograph.experimental.do_not_convert

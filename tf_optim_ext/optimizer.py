@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_optim_ext import (
     arguments,
     checks,
+    clipping,
     frame,
     keras_hooks,
     native,
@@ -342,7 +343,7 @@ class Optimizer(Interface):
 
     def _update(self, gradients, variables, scale):
         # 3. Clipping by norm is one more factor of the gradients.
-        scale = self._clip_by_norms(gradients, scale)
+        scale = self._clip_by_norms(gradients, variables, scale)
         # 4. All weights and slots at once.
         lazy = self.sparse != "exact"
         self._run(self._program(), variables, gradients, scale, self.learning_rate, lazy)
@@ -451,24 +452,12 @@ class Optimizer(Interface):
             for g, v in zip(gradients, variables)
         ]
 
-    def _clip_by_norms(self, gradients, scale):
+    def _clip_by_norms(self, gradients, variables, scale):
         """The factor of each gradient, or of all, that scales and clips them."""
         limit = self.clipnorm or self.global_clipnorm
         if not limit:
             return scale
-        tensors = [getattr(g, "values", g) for g in gradients]
-        if route.why_not_native():
-            norms = tensorflow_lowering.squared_norms(tensors)
-        else:
-            norms = native.squared_norms(tensors)
-        if self.global_clipnorm:
-            norms = tf.reduce_sum(norms)
-        norms = tf.sqrt(norms) * scale
-        factors = scale * limit / tf.maximum(norms, limit)
-        if self.global_clipnorm:
-            # As in Keras: one infinite gradient makes all of them NaN, and not all others zero.
-            factors = tf.where(tf.math.is_finite(norms), factors, float("nan"))
-        return factors
+        return clipping.factors(gradients, variables, scale, limit, bool(self.global_clipnorm))
 
     def _scalars(self, variables, gradient_scale, rate, reader):
         """The numbers of a step; those in variables on the device `reader` as their handles."""
