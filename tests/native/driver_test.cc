@@ -320,6 +320,7 @@ int main(int argc, char** argv) {
     std::printf("%s: %d kernels\n", set, table->count);
   }
   if (sets == 0) Fail("no instruction set");
+  TestHugePages();
   std::printf("%d failures\n", failures);
   return failures > 0;
 }

@@ -237,4 +237,7 @@ inline bool IsJoint(const toe::Kernel& kernel) {
 // Gradients by rows, kernels by row, and sums of rows: `rows_test.cc`.
 void TestRows(const std::string& set, const toe::Table& table);
 
+// Who is asked for huge pages, and how often: `huge_pages_test.cc`.
+void TestHugePages();
+
 #endif  // TF_OPTIM_EXT_TESTS_NATIVE_TESTING_H_
