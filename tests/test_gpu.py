@@ -31,6 +31,7 @@ def pretended(monkeypatch):
     monkeypatch.setattr(targets.Targets, "are_on_gpus", True)
     monkeypatch.setattr(targets.Targets, "obstacle", "weights on GPU:0")
     monkeypatch.setattr(targets, "obstacle", lambda variable: "weights on GPU:0")
+    monkeypatch.setattr(targets, "elsewhere", lambda device: "weights on GPU:0")
 
 
 def trained(make, graph=False, steps=3, rate=None):
@@ -164,6 +165,29 @@ class TestOnAGpu:
         losses = model.fit(x, y, epochs=20, batch_size=32, verbose=0).history["loss"]
         assert losses[-1] < losses[0] / 10
         assert optimizer.route.startswith("tensorflow")
+
+    @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+    def test_gradients_are_not_copied_for_their_norms(self, sparse, gpu):
+        with tf.device(gpu):
+            table = tf.Variable(tf.ones([4, 3]))
+            optimizer = tf_optim_ext.AdamW(0.1, global_clipnorm=0.1, sparse="lazy")
+            optimizer.build([table])
+
+        @tf.function
+        def step(values, rows):
+            gradient = tf.IndexedSlices(values, rows) if sparse else values
+            optimizer.apply([gradient], [table])
+
+        with tf.device(gpu):
+            values, rows = tf.ones([4, 3]), tf.constant([3, 0, 2, 1])
+        graph = step.get_concrete_function(values, rows).graph.as_graph_def()
+        nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+        assert not [node.name for node in nodes if node.op.startswith("TfOptimExt")]
+        squares = [node.device for node in graph.node if node.op == "Square"]
+        assert squares
+        assert all("GPU:0" in device for device in squares)
+        step(values, rows)
+        assert np.all(np.isfinite(table))
 
     def test_mirrored_strategy(self, gpu):
         strategy = tf.distribute.MirroredStrategy()

@@ -177,21 +177,36 @@ class TestGrouping:
         assert norms.dtype == np.float64
         for array, norm in zip(arrays, norms, strict=True):
             exact = np.sum(np.square(array.astype(np.float64)))
-            # A sum of float32 squares, in lanes of 16 numbers each.
-            np.testing.assert_allclose(norm, exact, rtol=16 * 2.0**-24)
+            # A sum of exact squares in float64.
+            np.testing.assert_allclose(norm, exact, rtol=1e-13)
             assert native.squared_norms([tf.constant(array)]).numpy()[0] == norm
         reversed_norms = native.squared_norms([tf.constant(a) for a in arrays[::-1]]).numpy()
         np.testing.assert_array_equal(reversed_norms[::-1], norms)
 
+    def test_squared_norms_do_not_depend_on_the_instruction_set(self, native_only):
+        rng = np.random.default_rng(3)
+        dtypes, found = [*FORMATS, np.float64], {}
+        values = [tf.constant(rng.normal(size=50_001).astype(dtype)) for dtype in dtypes]
+        initial = native.instruction_set()
+        try:
+            for name in conftest.POSSIBLE:
+                native.use(name)
+                found[name] = native.squared_norms(values).numpy().tobytes()
+        finally:
+            native.use(initial)
+        assert len(set(found.values())) == 1, found
+
     def test_squared_norms_of_special_values(self, instruction_set):
         rows = [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, np.inf], [1e30, 0.0], [-0.0, 0.0]]
         norms = native.squared_norms([tf.constant(row) for row in rows])
-        # The squares are float32, which ends at 3.4e38.
-        np.testing.assert_array_equal(norms, [np.nan, np.inf, np.inf, np.inf, 0.0])
+        square = np.float64(np.float32(1e30)) ** 2
+        np.testing.assert_array_equal(norms, [np.nan, np.inf, np.inf, square, 0.0])
 
-    def test_squared_norms_of_float64(self, native_only):
-        norms = native.squared_norms([tf.constant([3.0, 4.0], tf.float64)])
-        np.testing.assert_array_equal(norms, [25.0])
+    @pytest.mark.parametrize("size", [0, 1, 5, 17, 1025, 100_003])
+    def test_squared_norms_of_float64(self, instruction_set, size):
+        array = np.random.default_rng(size).normal(size=size) * 1e100
+        (norm,) = native.squared_norms([tf.constant(array)]).numpy()
+        np.testing.assert_allclose(norm, np.sum(np.square(array)), rtol=1e-13)
 
 
 # ------------------------------------------------------------------------------- other processes

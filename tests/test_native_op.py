@@ -455,8 +455,8 @@ class TestOp:
         "gradients",
         [
             lambda: [],
-            lambda: [tf.ones(3, tf.float64)],
             lambda: [tf.ones(3, tf.int32)],
+            lambda: [tf.ones(3), tf.ones(3, tf.complex64)],
             lambda: [tf.ones(3), None],
             lambda: [handle_of(tf.ones(3))],
         ],

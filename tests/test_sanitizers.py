@@ -33,7 +33,7 @@ KERNELS = (
     "Adagrad(row_wise=True, catch_up=True",
     "Adam(amsgrad=True, cautious=False, cautious_weight_decay=False, row_wise=True",
 )
-SOURCES = ("driver_test.cc", "rows_test.cc")
+SOURCES = ("driver_test.cc", "huge_pages_test.cc", "rows_test.cc")
 
 
 def kernels():
@@ -90,6 +90,7 @@ def check(result):
     check_clean(result)
     for name in conftest.POSSIBLE:
         assert f"{name}: " in result.stdout
+    assert "huge pages" in result.stdout
 
 
 def test_driver(tmp_path, monkeypatch):

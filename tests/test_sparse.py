@@ -1,12 +1,10 @@
 """Sparse gradients: in every mode, with all that surrounds the rule, and bad ones."""
 
-import pathlib
-
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
-from common import make_variable, outcomes_of, unchanged
+from common import make_variable, unchanged
 
 import tf_optim_ext
 
@@ -212,25 +210,6 @@ class TestLazy:
         ):
             clone = type(optimizer).from_config(optimizer.get_config())
             assert clone.sparse == optimizer.sparse
-
-
-class TestHugePages:
-    def outcome(self, **environment):
-        modes = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-        if not modes.exists() or "[never]" in modes.read_text():
-            pytest.skip("this system has no huge pages")
-        return outcomes_of("compatibility/huge_pages.py", **environment)
-
-    def test_large_tables_get_them(self, native_only):
-        outcome = self.outcome()
-        assert outcome["route"].startswith("native")
-        # 32 MiB each, of which both ends may be left out; there may be no free ones for all of it.
-        assert min(outcome["after"]) > outcome["before"] >= 0
-
-    @pytest.mark.long
-    def test_not_if_told_so(self, native_only):
-        outcome = self.outcome(TF_OPTIM_EXT_HUGE_PAGES="off")
-        assert outcome["after"] == [outcome["before"]] * 2
 
 
 class TestAround:

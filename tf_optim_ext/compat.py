@@ -9,6 +9,7 @@ import types
 
 import tensorflow as tf
 from keras.src.utils.tracking import no_automatic_dependency_tracking  # noqa: F401
+from tensorflow.python.eager import context
 from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.saved_model import save
 
@@ -22,6 +23,14 @@ def is_function_of_eager_code():
     """Whether the graph that is being built is a function that eager code will call."""
     with tf.init_scope():
         return tf.executing_eagerly()
+
+
+def local_task():
+    """The part of the names of devices that those of this process have in common.
+
+    "/job:localhost/replica:0/task:0", unless the process belongs to a cluster.
+    """
+    return context.context().host_address_space()
 
 
 def exporting_saved_model():

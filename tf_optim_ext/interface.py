@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import checks, compat
+from tf_optim_ext import arguments, checks, clipping, compat
 from tf_optim_ext.state import State
 
 
@@ -67,10 +67,10 @@ class Interface(State):
         missing = [checks.name_of(v) for g, v in zip(gradients, params) if g is None]
         if missing:
             raise ValueError(f"The loss does not depend on {missing}: their gradient is None.")
-        if self.clipnorm or self.clipvalue or self.global_clipnorm:
+        if any(getattr(self, name) is not None for name in arguments.CLIPPING):
             # Dense, since repeated indices must be summed before they are clipped.
             gradients = [tf.convert_to_tensor(g) for g in gradients]
-        return self._clip_gradients(gradients)
+        return self._clipped(gradients, params)
 
     @tf.autograph.experimental.do_not_convert
     def get_updates(self, loss, params):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_optim_ext import (
     arguments,
     checks,
+    clipping,
     frame,
     native,
     programs,
@@ -291,7 +292,7 @@ class Optimizer(Configuration):
 
     def _update(self, gradients, variables, scale):
         # 3. Clipping by norm is one more factor of the gradients.
-        scale = self._clip_by_norms(gradients, scale)
+        scale = self._clip_by_norms(gradients, variables, scale)
         # 4. All weights and slots at once.
         lazy = self.sparse != "exact"
         self._run(self._program(), variables, gradients, scale, self.learning_rate, lazy)
@@ -404,27 +405,30 @@ class Optimizer(Configuration):
             for g, v in zip(gradients, variables)
         ]
 
-    def _clip_by_norms(self, gradients, scale):
+    def _clip_by_norms(self, gradients, variables, scale):
         """The factor of each gradient, or of all, that scales and clips them."""
+        limit, is_global = self._norm_limit()
+        if limit is None:
+            return scale
+        return clipping.factors(gradients, variables, scale, limit, is_global)
+
+    def _norm_limit(self):
+        """What norms are clipped to, or None; and whether that is the one of all gradients."""
         is_global = self.global_clipnorm is not None
         limit = self._current_value("global_clipnorm" if is_global else "clipnorm")
-        if limit is None or not (tf.is_tensor(limit) or limit):
-            return scale
-        tensors = [getattr(g, "values", g) for g in gradients]
-        if route.why_not_native():
-            norms = tensorflow_lowering.squared_norms(tensors)
-        else:
-            norms = native.squared_norms(tensors)
-        if is_global:
-            norms = tf.reduce_sum(norms)
-        norms = tf.sqrt(norms) * scale
-        limit = tf.cast(limit, tf.float64)
-        factors = scale * limit / tf.maximum(norms, limit)
-        if is_global:
-            # As in Keras: one infinite gradient makes all of them NaN, and not all others zero.
-            factors = tf.where(tf.math.is_finite(norms), factors, float("nan"))
-        # As in Keras, 0 means no clipping; a number that was traced may become 0.
-        return tf.where(limit > 0, factors, scale)
+        is_off = limit is None or not (tf.is_tensor(limit) or limit)
+        return None if is_off else limit, is_global
+
+    def _clipped(self, gradients, variables):
+        limit, is_global = self._norm_limit()
+        if limit is not None:
+            return clipping.clipped(gradients, variables, limit, is_global)
+        if self.clipvalue is None:
+            return gradients
+        bound = self._hyperparameter_values(["clipvalue"], variables)["clipvalue"]
+        return [
+            tf.clip_by_value(g, *(tf.cast(b, g.dtype) for b in (-bound, bound))) for g in gradients
+        ]
 
     def _scalars(self, program, variables, gradient_scale, rate, reader):
         """The numbers of a step; those in variables on the device `reader` as their handles."""

@@ -88,9 +88,9 @@ class Targets:
 
     @functools.cached_property
     def are_on_gpus(self):
-        """Whether all weights are on GPUs."""
-        kinds = {tf.DeviceSpec.from_string(v.device).device_type for v in self.weights}
-        return kinds == {"GPU"}
+        """Whether all weights are on GPUs of this process."""
+        task = compat.local_task()
+        return {_local_kind(weight.device, task) for weight in self.weights} == {"GPU"}
 
     @functools.cached_property
     def compiled(self):
@@ -129,9 +129,29 @@ def obstacle(variable):
     """Why the native library cannot update a `tf.Variable`, or None."""
     if variable.dtype not in native.FORMATS:
         return f"weights of dtype {variable.dtype.name}"
-    if tf.DeviceSpec.from_string(variable.device).device_type not in (None, "CPU"):
-        return f"weights on {variable.device}"
-    return None
+    return elsewhere(variable.device)
+
+
+def elsewhere(device):
+    """Why no native op can work on weights on a device, given its name, or None."""
+    if _local_kind(device, compat.local_task()) in (None, "CPU"):
+        return None
+    return f"weights on {device}"
+
+
+@functools.lru_cache(maxsize=256)
+def _local_kind(device, task):
+    """ "CPU", "GPU", ...; "remote" if it is a device of another process than that of `task`.
+
+    None if the name leaves it open. Other processes need not have the library.
+    """
+    device, task = (tf.DeviceSpec.from_string(name) for name in (device, task))
+    is_here = (
+        device.job in (None, task.job)
+        and device.replica in (None, task.replica)
+        and device.task in (None, task.task)
+    )
+    return device.device_type if is_here else "remote"
 
 
 class TargetsCache:

@@ -107,31 +107,75 @@ void TestKernels(const std::string& set, const toe::Table& table) {
   }
 }
 
-void TestSquaredNorms(const std::string& set, const toe::Table& table) {
+void TestSquaredNorms(const std::string& set, const toe::Table& table, Format format,
+                      float scale) {
   const std::vector<int64_t> sizes = {0, 1, 7, 257, 1025, 16385, 200001, 0};
-  for (Format format : {toe::kFloat32, toe::kBFloat16, toe::kFloat16}) {
-    std::vector<Buffer> buffers;
-    std::vector<toe::Array> arrays;
-    for (size_t i = 0; i < sizes.size(); ++i) {
-      Random random(i);
-      std::vector<float> values(sizes[i]);
-      for (float& value : values) value = 2 * random();
-      buffers.emplace_back(format, sizes[i]);
-      buffers.back().Fill(values);
-    }
-    for (const Buffer& buffer : buffers) arrays.push_back(buffer.array());
-    std::vector<double> one(sizes.size(), -1.0), several(sizes.size(), -1.0);
-    toe::SquaredNorms(table, arrays, sizes, one.data(), Threads(1));
-    toe::SquaredNorms(table, arrays, sizes, several.data(), Threads(4));
-    for (size_t i = 0; i < sizes.size(); ++i) {
-      double exact = 0.0;
-      for (float value : buffers[i].Values()) exact += static_cast<double>(value) * value;
-      if (std::fabs(one[i] - exact) > 1e-6 * exact) Fail(set + ": a norm is wrong");
-      if (std::memcmp(&one[i], &several[i], sizeof(double)) != 0)
-        Fail(set + ": threads change a norm");
+  std::vector<Buffer> buffers;
+  std::vector<toe::Array> arrays;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    Random random(i);
+    std::vector<float> values(sizes[i]);
+    for (float& value : values) value = 2 * random() * scale;
+    buffers.emplace_back(format, sizes[i]);
+    buffers.back().Fill(values);
+  }
+  for (const Buffer& buffer : buffers) arrays.push_back(buffer.array());
+  std::vector<double> one(sizes.size(), -1.0), several = one, baseline = one;
+  toe::SquaredNorms(table, arrays, sizes, one.data(), Threads(1));
+  toe::SquaredNorms(table, arrays, sizes, several.data(), Threads(4));
+  toe::SquaredNorms(Baseline(), arrays, sizes, baseline.data(), Threads(1));
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    double exact = 0.0;
+    for (float value : buffers[i].Values()) exact += static_cast<double>(value) * value;
+    if (std::fabs(one[i] - exact) > 1e-12 * exact) Fail(set + ": a norm is wrong");
+  }
+  if (one != several) Fail(set + ": threads change a norm");
+  if (one != baseline) Fail(set + ": instruction sets differ in a norm");
+}
+
+void TestSquaredNorms(const std::string& set, const toe::Table& table) {
+  for (Format format : {toe::kFloat32, toe::kBFloat16, toe::kFloat64})
+    // The squares of the last two are no float32.
+    for (float scale : {1.0f, 1e-30f, 1e30f}) TestSquaredNorms(set, table, format, scale);
+  for (float scale : {1.0f, 1e-3f, 3e4f}) TestSquaredNorms(set, table, toe::kFloat16, scale);
+  toe::SquaredNorms(table, {}, {}, nullptr, Threads(4));
+}
+
+// A factor of gradients that float32 has no normal number for has the effect of one that it has.
+void TestTinyScales(const std::string& set, const toe::Table& table) {
+  constexpr int64_t kSize = 5000, kWidth = 50;
+  constexpr double kUsual = 0.75 * 0x1p-8, kTiny = kUsual * 0x1p-120;
+  for (int k = 0; k < table.count; ++k) {
+    const toe::Kernel& kernel = *table.kernels[k];
+    int reductions = 0;
+    for (int p = 0; p < kernel.passes; ++p) reductions += kernel.pass[p].reductions;
+    for (Format format : {toe::kFloat32, toe::kBFloat16}) {
+      // What is converted is added up in blocks, in another order than what is not.
+      if (format == toe::kFloat32 && reductions > 0) continue;
+      std::vector<Format> formats(2 + kernel.slots, toe::kFloat32);
+      formats[1] = format;
+      std::vector<Example> usual(2, Make(kernel, formats, kSize, kWidth, k));
+      usual[1].rows = {1, 2, 3, 50, 99};
+      usual[1].buffers[1] = usual[1].buffers[1].Gather(kWidth, *usual[1].rows);
+      std::vector<Example> large = usual;
+      for (Example& example : large) {
+        std::vector<float> values = example.buffers[1].Values();
+        for (float& value : values) value *= 0x1p120f;
+        example.buffers[1].Fill(values);
+      }
+      const bool may_be_lazy =
+          kernel.by_row || (kernel.passes == 1 && toe::StateScalars(kernel) == 0);
+      for (bool lazy : {false, true}) {
+        if (lazy && !may_be_lazy) continue;
+        const std::vector<Example> expected = Run(table, kernel, usual, 1, lazy, kUsual);
+        const std::vector<Example> one = Run(table, kernel, large, 1, lazy, kTiny);
+        const std::vector<Example> several = Run(table, kernel, large, 4, lazy, kTiny);
+        for (size_t v = 0; v < usual.size(); ++v)
+          if (!SameBits(one[v], expected[v]) || !SameBits(several[v], expected[v]))
+            Fail(set + ": a scale that is no float32 changes " + kernel.name);
+      }
     }
   }
-  toe::SquaredNorms(table, {}, {}, nullptr, Threads(4));
 }
 
 void TestConversions(const std::string& set, const toe::Table& table) {
@@ -273,12 +317,14 @@ int main(int argc, char** argv) {
     TestKernels(set, *table);
     TestRows(set, *table);
     TestSquaredNorms(set, *table);
+    TestTinyScales(set, *table);
     TestConversions(set, *table);
     TestRandomStores(set, *table);
     TestDenormals(set, *table);
     std::printf("%s: %d kernels\n", set, table->count);
   }
   if (sets == 0) Fail("no instruction set");
+  TestHugePages();
   std::printf("%d failures\n", failures);
   return failures > 0;
 }

@@ -2,6 +2,7 @@
 #ifndef TF_OPTIM_EXT_TESTS_NATIVE_TESTING_H_
 #define TF_OPTIM_EXT_TESTS_NATIVE_TESTING_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -65,7 +66,10 @@ class Buffer {
 
   void Fill(const std::vector<float>& values) {
     if (size_ == 0) return;
-    if (format_ == toe::kFloat32) {
+    if (format_ == toe::kFloat64) {
+      const std::vector<double> doubles(values.begin(), values.end());
+      std::memcpy(data_.get(), doubles.data(), Bytes());
+    } else if (format_ == toe::kFloat32) {
       std::memcpy(data_.get(), values.data(), Bytes());
     } else {
       Baseline().store(format_, values.data(), reinterpret_cast<uint16_t*>(data_.get()), size_);
@@ -75,7 +79,11 @@ class Buffer {
   std::vector<float> Values() const {
     std::vector<float> values(size_);
     if (size_ == 0) return values;
-    if (format_ == toe::kFloat32) {
+    if (format_ == toe::kFloat64) {
+      std::vector<double> doubles(size_);
+      std::memcpy(doubles.data(), data_.get(), Bytes());
+      std::copy(doubles.begin(), doubles.end(), values.begin());
+    } else if (format_ == toe::kFloat32) {
       std::memcpy(values.data(), data_.get(), Bytes());
     } else {
       Baseline().load(format_, reinterpret_cast<const uint16_t*>(data_.get()), values.data(),
@@ -113,7 +121,10 @@ class Buffer {
   int64_t size() const { return size_; }
 
  private:
-  size_t ElementBytes() const { return format_ == toe::kFloat32 ? 4 : 2; }
+  size_t ElementBytes() const {
+    if (format_ == toe::kFloat64) return 8;
+    return format_ == toe::kFloat32 ? 4 : 2;
+  }
   size_t Bytes() const { return static_cast<size_t>(size_) * ElementBytes(); }
 
   Format format_;
@@ -170,23 +181,24 @@ inline toe::ParallelFor Threads(int threads) {
   };
 }
 
-inline std::vector<double> Scalars(const toe::Kernel& kernel) {
+inline std::vector<double> Scalars(const toe::Kernel& kernel, double gradient_scale) {
   std::vector<double> h(toe::Width(kernel), 0.625);
   h[toe::kStep] = 3;
   h[toe::kLearningRate] = 0.125;
-  h[toe::kGradientScale] = 0.75;
+  h[toe::kGradientScale] = gradient_scale;
   h[toe::kSize] = std::nan("");
   return h;
 }
 
 // Runs a kernel over copies of variables and returns these, with the new state.
 inline std::vector<Example> Run(const toe::Table& table, const toe::Kernel& kernel,
-                                std::vector<Example> examples, int threads, bool lazy = false) {
+                                std::vector<Example> examples, int threads, bool lazy = false,
+                                double gradient_scale = 0.75) {
   const size_t count = examples.size(), numbers = toe::StateScalars(kernel);
   std::vector<std::vector<toe::Array>> arrays(count);
   std::vector<toe::Rows> rows(count);
   std::vector<std::vector<double*>> rows_state(count);
-  std::vector<std::vector<double>> h(count, Scalars(kernel));
+  std::vector<std::vector<double>> h(count, Scalars(kernel, gradient_scale));
   std::vector<toe::Variable> work;
   for (size_t v = 0; v < count; ++v) {
     Example& example = examples[v];
@@ -224,5 +236,8 @@ inline bool IsJoint(const toe::Kernel& kernel) {
 
 // Gradients by rows, kernels by row, and sums of rows: `rows_test.cc`.
 void TestRows(const std::string& set, const toe::Table& table);
+
+// Who is asked for huge pages, and how often: `huge_pages_test.cc`.
+void TestHugePages();
 
 #endif  // TF_OPTIM_EXT_TESTS_NATIVE_TESTING_H_

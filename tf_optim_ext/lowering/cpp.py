@@ -333,7 +333,7 @@ def emit(programs):
     parts.append(f"static const Kernel* const kernels[] = {{\n{pointers}\n}};")
     parts.append(
         f"extern const Table table = {{{len(unique)}, kernels, load, store, store_randomly, "
-        "sum_of_squares, stream};\n\n"
+        "sum_of_squares, sum_of_squares_of_doubles, stream};\n\n"
         "}  // namespace TF_OPTIM_EXT_ISA\n}  // namespace tf_optim_ext"
     )
     return "\n\n".join(parts) + "\n"

@@ -3,6 +3,7 @@
 Arithmetic is in float32 (float64 for float64 weights), whatever the dtype of weights and gradients.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ import tensorflow as tf
 from tf_optim_ext import compat, replica, sparse
 from tf_optim_ext.lowering import interpreter, rounding
 from tf_optim_ext.lowering.scalars import Scalars
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def _is_number(x):
@@ -148,6 +151,7 @@ def step(program, on, gradients, scalars, lazy=False):
     """
     if not lazy:
         gradients = _dense(gradients, on)
+    first_factor, scalars = _in_range_of_float32(scalars)
     common = {
         name: replica.read(v) for name, v in zip(program.optimizer_scalars, on.optimizer_scalars)
     }
@@ -158,6 +162,9 @@ def step(program, on, gradients, scalars, lazy=False):
     if scalars.rounding:
         for update, key in zip(updates, scalars.rounding):
             update.round_weights_at_random(key, scalars.step)
+    if first_factor is not None:
+        for i, update in enumerate(updates):
+            update.first_factor = first_factor[i] if first_factor.shape.rank else first_factor
     known = _known(program, updates, scalars)
     interpreter.add_global_sums(program, known, lambda i, roots: updates[i].sums(roots, known[i]))
     for i, update in enumerate(updates):
@@ -206,6 +213,25 @@ def _compiled(program, on, keys):
     return run
 
 
+def _in_range_of_float32(scalars):
+    """Splits a factor of gradients that float32 has no normal number for, as the driver does.
+
+    Returns:
+        The factor that gradients get before everything else, a tensor like `gradient_scale`, or
+        None; and the `Scalars` with the other one.
+    """
+    scale = scalars.gradient_scale
+    if not tf.is_tensor(scale):
+        return None, scalars
+    scale = tf.cast(scale, tf.float64)
+    is_tiny = tf.abs(scale) < _SMALLEST
+    scalars = dataclasses.replace(
+        scalars, gradient_scale=tf.where(is_tiny, scale / _SMALLEST, scale)
+    )
+    one, smallest = (tf.constant(x, tf.float64) for x in (1.0, _SMALLEST))
+    return tf.where(is_tiny, smallest, one), scalars
+
+
 def _known(program, updates, scalars):
     """For each variable, the scalars that need no array; computed once if they are the same."""
     found, cache = [], {}
@@ -234,6 +260,7 @@ class _Update:
         weight: the variable.
         size: number of its elements, or those of a row.
         state: dict of the values of the state that is numbers.
+        first_factor: what the gradient is multiplied by before anything else, or None.
     """
 
     def __init__(self, program, on, i, gradient, common):
@@ -248,6 +275,7 @@ class _Update:
         self._numbers = {n: scalar[i] for n, scalar in zip(names, on.variable_scalars)}
         self.state = {**{n: self._read_number(v) for n, v in self._numbers.items()}, **common}
         self._rounded = None
+        self.first_factor = None
 
     def round_weights_at_random(self, key, step):
         """Asks for stochastic rounding, if the variable has 16 bits."""
@@ -277,7 +305,10 @@ class _Update:
         weight = self.weight
         dtype = tf.float64 if weight.dtype == tf.float64 else tf.float32
         arrays = {name: tf.cast(self._read(v), dtype) for name, v in self._tensors.items()}
-        arrays["g"] = gradient = tf.cast(self._values(), dtype)
+        gradient = tf.cast(self._values(), dtype)
+        if self.first_factor is not None:
+            gradient *= tf.cast(self.first_factor, dtype)
+        arrays["g"] = gradient
 
         def to_element(value):
             if _is_number(value) or value.dtype == tf.bool:
@@ -383,10 +414,8 @@ def _tensor_operations(dtype, like, by_row):
 
 
 def squared_norms(gradients):
-    """Sums of squares of dense tensors: a float64 tensor with one element for each."""
-    sums = [tf.reduce_sum(tf.square(tf.cast(g, _accumulator(g)))) for g in gradients]
-    return tf.stack([tf.cast(s, tf.float64) for s in sums])
+    """Sums of squares of dense tensors: a float64 tensor with one element for each.
 
-
-def _accumulator(gradient):
-    return tf.float64 if gradient.dtype == tf.float64 else tf.float32
+    They are squared and added in float64, as natively, so that none of float32 overflows.
+    """
+    return tf.stack([tf.reduce_sum(tf.square(tf.cast(g, tf.float64))) for g in gradients])

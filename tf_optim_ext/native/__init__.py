@@ -25,6 +25,7 @@ OFF = ("off", "0", "none")
 BEST_FIRST = ("avx512", "avx2", "baseline")
 FORMATS = (tf.float32, tf.bfloat16, tf.float16)
 _FORMATS = frozenset(dtype.as_datatype_enum for dtype in FORMATS)
+_FORMATS_OF_NORMS = _FORMATS | {tf.float64.as_datatype_enum}
 
 
 class _Library:
@@ -230,8 +231,8 @@ def _outside_of_clusters():
     return tf.xla.experimental.jit_scope(compile_ops=False)
 
 
-def _readable(gradients):
-    return [g if compat.has_dtype(g, _FORMATS) else tf.cast(g, tf.float32) for g in gradients]
+def _readable(gradients, formats=_FORMATS):
+    return [g if compat.has_dtype(g, formats) else tf.cast(g, tf.float32) for g in gradients]
 
 
 def sum_rows(gradient, rows, name, increasing):
@@ -263,9 +264,13 @@ def sum_rows(gradient, rows, name, increasing):
 
 
 def squared_norms(gradients):
-    """Sums of squares of dense tensors: a float64 tensor with one element for each."""
+    """Sums of squares of dense tensors: a float64 tensor with one element for each.
+
+    They are squared and added in float64, also inside XLA, so that none of float32 overflows.
+    """
+    readable = _readable(gradients, _FORMATS_OF_NORMS)
     with _outside_of_clusters():
-        return _library().ops.tf_optim_ext_squared_norms(gradients=_readable(gradients))
+        return _library().ops.tf_optim_ext_squared_norms(gradients=readable)
 
 
 def stream(arrays_in_out, reads, threads=1):

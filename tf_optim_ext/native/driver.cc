@@ -1,6 +1,8 @@
 #include "driver.h"
 
 #include <algorithm>
+#include <cfloat>
+#include <cmath>
 #include <cstring>
 
 #include "flush_denormals.h"
@@ -37,7 +39,10 @@ struct Segment {
   int64_t begin;
 };
 
-int64_t ElementBytes(Format format) { return format == kFloat32 ? 4 : 2; }
+int64_t ElementBytes(Format format) {
+  if (format == kFloat64) return 8;
+  return format == kFloat32 ? 4 : 2;
+}
 
 void* Advance(const Array& array, int64_t elements) {
   return static_cast<char*>(array.data) + elements * ElementBytes(array.format);
@@ -99,7 +104,7 @@ void Accumulate(const Pass& pass, const double* partial, double* total) {
 // Arrays of `size` elements that begin at element `first` of a variable.
 struct Part {
   Part(const Variable& variable, int count, int64_t first, int64_t size)
-      : first(first), size(size), rounding(variable.rounding) {
+      : first(first), size(size), rounding(variable.rounding), shrinks(variable.shrinks) {
     for (int i = 0; i < count; ++i) {
       const bool is_elsewhere = i == kGradient && variable.rows != nullptr;
       arrays[i] = {Advance(variable.arrays[i], is_elsewhere ? 0 : first),
@@ -110,6 +115,7 @@ struct Part {
   Array arrays[kMaxArrays];
   int64_t first, size;
   const uint32_t* rounding;
+  bool shrinks;
 };
 
 // One pass over a part, by way of float32 blocks.
@@ -123,13 +129,19 @@ void RunConverted(const Table& table, const Pass& pass, int count, const Part& p
     const int64_t n = std::min(kBlock, part.size - done);
     for (int i = 0; i < count; ++i) {
       void* const data = Advance(arrays[i], done);
-      if (arrays[i].format == kFloat32) {
+      const bool shrinks = i == kGradient && part.shrinks;
+      if (arrays[i].format == kFloat32 && !shrinks) {
         pointers[i] = static_cast<float*>(data);
-      } else {
-        pointers[i] = blocks[i];
-        if (pass.reads >> i & 1)
-          table.load(arrays[i].format, static_cast<const uint16_t*>(data), blocks[i], n);
+        continue;
       }
+      pointers[i] = blocks[i];
+      if ((pass.reads >> i & 1) == 0) continue;
+      if (arrays[i].format == kFloat32) {
+        std::memcpy(blocks[i], data, n * sizeof(float));
+      } else {
+        table.load(arrays[i].format, static_cast<const uint16_t*>(data), blocks[i], n);
+      }
+      for (int64_t k = 0; shrinks && k < n; ++k) blocks[i][k] *= FLT_MIN;
     }
     double partial[kMaxReductions];
     pass.run(n, pointers, c, partial);
@@ -151,7 +163,7 @@ void RunConverted(const Table& table, const Pass& pass, int count, const Part& p
 void RunPass(const Table& table, const Pass& pass, int count, const Part& part, const float* c,
              double* r) {
   float* pointers[kMaxArrays];
-  bool direct = true;
+  bool direct = !part.shrinks;
   for (int i = 0; i < count; ++i) {
     direct &= part.arrays[i].format == kFloat32;
     pointers[i] = static_cast<float*>(part.arrays[i].data);
@@ -340,6 +352,15 @@ class LoopScalars {
   std::vector<size_t> row_;
 };
 
+// A factor of gradients that float32 has no normal number for, as that which clips a norm of 1e38 to 1,
+// becomes two, of which the gradient gets one, FLT_MIN, when it is loaded. What that makes zero would
+// be so after both factors, too.
+void SplitScale(Variable* variable) {
+  double& scale = variable->h[kGradientScale];
+  variable->shrinks = scale != 0.0 && std::fabs(scale) < FLT_MIN;
+  if (variable->shrinks) scale /= FLT_MIN;
+}
+
 // Gives every variable the sum over all variables, where a reduction is one.
 void SumOverVariables(const Pass& pass, size_t variables, double* reductions) {
   for (int k = 0; k < pass.reductions; ++k) {
@@ -352,12 +373,14 @@ void SumOverVariables(const Pass& pass, size_t variables, double* reductions) {
 
 }  // namespace
 
-void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& variables,
-         bool lazy, const ParallelFor& parallel_for) {
+void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& given, bool lazy,
+         const ParallelFor& parallel_for) {
   FlushDenormals flush;
   const int count = 2 + kernel.slots;
+  std::vector<Variable> variables = given;
   std::vector<Cut> cuts;
-  for (const Variable& variable : variables) {
+  for (Variable& variable : variables) {
+    SplitScale(&variable);
     const int64_t size = kernel.by_row ? variable.width : variable.size;
     variable.h[kSize] = kernel.uses_size ? static_cast<double>(size) : 0.0;
     int64_t bytes = 0;
@@ -425,6 +448,11 @@ void SquaredNorms(const Table& table, const std::vector<Array>& arrays,
     if (array.format == kFloat32) {
       partials[i] = table.sum_of_squares(
           static_cast<const float*>(Advance(array, segment.begin)), segment.size);
+      return;
+    }
+    if (array.format == kFloat64) {
+      partials[i] = table.sum_of_squares_of_doubles(
+          static_cast<const double*>(Advance(array, segment.begin)), segment.size);
       return;
     }
     alignas(64) float block[kBlock];

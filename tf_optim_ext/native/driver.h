@@ -32,10 +32,11 @@ struct Variable {
   int64_t width;               // elements of a row
   const Array* arrays;         // weights, gradient, slots
   const Rows* rows;            // null if the gradient has all rows
-  double* h;                   // `Width` scalars of the step; the driver sets h[kSize]
+  double* h;                   // `Width` scalars of the step; the driver changes some
   double* state;               // receives the new values of the `StateScalars`
   double* const* rows_state;   // of a kernel by row, instead: for each number, that of every row
   const uint32_t* rounding;    // key of the stochastic rounding of weights; null: to nearest
+  bool shrinks = false;        // set by the driver, see `SplitScale`
 };
 
 // Calls `run` on ranges that together cover [0, count), possibly from several threads at once.
@@ -49,7 +50,7 @@ using ParallelFor = std::function<void(int64_t count, int64_t bytes,
 // Rows that a gradient lacks are updated as for a gradient of zero, to the last bit; with `lazy` they
 // are neither read nor written, which takes a kernel by row or one of one pass without state.
 TF_OPTIM_EXT_EXPORT void Run(const Table& table, const Kernel& kernel,
-                             const std::vector<Variable>& variables, bool lazy,
+                             const std::vector<Variable>& given, bool lazy,
                              const ParallelFor& parallel_for);
 
 // Sums of squares of arrays, each in an order that depends on its size alone.

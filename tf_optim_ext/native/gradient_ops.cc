@@ -108,12 +108,12 @@ class SumRowsOp : public OpKernel {
 REGISTER_OP("TfOptimExtSquaredNorms")
     .Input("gradients: T")
     .Output("norms: double")
-    .Attr("T: list({float, bfloat16, half}) >= 1")
+    .Attr("T: list({float, bfloat16, half, double}) >= 1")
     .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
       context->set_output(0, context->Vector(context->num_inputs()));
       return absl::OkStatus();
     })
-    .Doc("Sums of squares of tensors, each in an order that depends on its size alone.");
+    .Doc("Sums of squares of tensors in double, each in an order that depends on its size alone.");
 
 REGISTER_OP("TfOptimExtSumRows")
     .Input("indices: I")

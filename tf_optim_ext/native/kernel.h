@@ -6,8 +6,8 @@
 
 namespace tf_optim_ext {
 
-// How the elements of an array are stored.
-enum Format : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+// How the elements of an array are stored. Kernels run over all but the last, of which there are norms.
+enum Format : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kFloat64 = 3 };
 
 // How the partial results of a reduction become one: over a variable, or over all variables.
 enum Combine : int { kSum = 0, kMax = 1, kGlobalSum = 2 };
@@ -83,7 +83,9 @@ struct Table {
   // depend on the key and on the position, of which `first` is that of the first element.
   void (*store_randomly)(Format format, const float* from, uint16_t* to, int64_t n, uint32_t key,
                          int64_t first);
+  // In double, in the same order for both.
   double (*sum_of_squares)(const float* x, int64_t n);
+  double (*sum_of_squares_of_doubles)(const double* x, int64_t n);
   // Adds g to each of `count` (1 to 4) arrays, in one pass: the memory limit to compare with.
   void (*stream)(int count, float* const* arrays, const float* g, int64_t n);
 };

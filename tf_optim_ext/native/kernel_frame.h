@@ -308,16 +308,26 @@ static void store_randomly(Format format, const float* __restrict from, uint16_t
   }
 }
 
-static double sum_of_squares(const float* x, int64_t n) {
+// Double has room for the square of every float32, and all of its digits.
+template <typename Number>
+static inline double add_squares(const Number* x, int64_t n) {
   double lanes[kLanes] = {};
-  for (int64_t begin = 0; begin < n; begin += kStrip) {
-    const int64_t m = n - begin < kStrip ? n - begin : kStrip;
-    float squares[kStrip];
-    for (int64_t j = 0; j < m; ++j) squares[j] = x[begin + j] * x[begin + j];
-    add_strip(lanes, squares, m);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double value = static_cast<double>(x[i + lane]);
+      lanes[lane] += value * value;
+    }
+  for (int64_t lane = 0; i + lane < n; ++lane) {
+    const double value = static_cast<double>(x[i + lane]);
+    lanes[lane] += value * value;
   }
   return sum_of_lanes(lanes);
 }
+
+static double sum_of_squares(const float* x, int64_t n) { return add_squares(x, n); }
+
+static double sum_of_squares_of_doubles(const double* x, int64_t n) { return add_squares(x, n); }
 
 template <int kCount>
 static void stream_loop(float* const* arrays, const float* g, int64_t n) {

@@ -4,8 +4,10 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "huge_pages.h"
@@ -66,6 +68,27 @@ absl::Status MakeWritable(OpKernelContext* context, Tensor* tensor) {
   return absl::OkStatus();
 }
 
+// A number for each variable that there ever was: another one may come to lie where one was.
+uint64_t NumberOf(Var* variable) {
+  struct Known {
+    tensorflow::core::WeakPtr<Var> alive;
+    uint64_t number;
+  };
+  constexpr size_t kMost = 4096;
+  static std::mutex mutex;
+  static auto* const all = new std::unordered_map<Var*, Known>;
+  static uint64_t last = 0;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = all->find(variable);
+  if (found != all->end() && found->second.alive.GetNewRef() != nullptr)
+    return found->second.number;
+  if (found == all->end() && all->size() >= kMost)
+    for (auto known = all->begin(); known != all->end();)
+      known = known->second.alive.GetNewRef() == nullptr ? all->erase(known) : std::next(known);
+  (*all)[variable] = {tensorflow::core::WeakPtr<Var>(variable), ++last};
+  return last;
+}
+
 class StepOp : public OpKernel {
  public:
   explicit StepOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -112,24 +135,46 @@ class StepOp : public OpKernel {
     OP_REQUIRES_OK(context, LookUp(context, "slots", slots, &owned));
     OP_REQUIRES_OK(context, LookUp(context, "scalars", scalars, &owned));
     for (const auto& variable : owned) variables.push_back(variable.get());
-    Locks locks(variables);
-    OP_REQUIRES(context, !locks.repeated(),
-                errors::InvalidArgument("The same variable was given twice."));
-    OP_REQUIRES_OK(context, Check(context, *kernel, variables));
-    for (Var* variable : variables)
-      OP_REQUIRES_OK(context, MakeWritable(context, variable->tensor()));
-    for (int k = 0; k < count_ + slots; ++k)
-      UseHugePages(variables[k]->tensor()->data(), variables[k]->tensor()->TotalBytes());
-    const std::vector<double*> state = StateOf(*kernel, variables);
-    std::vector<double> new_state(kernel->by_row ? 0 : state.size());
-    const int width = StateScalars(*kernel);
-    for (size_t i = 0; i < new_state.size(); ++i)
-      h[(i / width + 1) * Width(*kernel) - width + i % width] = *state[i];
-    Update(context, *table, *kernel, variables, state, &h, new_state.data());
-    for (size_t i = 0; i < new_state.size(); ++i) *state[i] = new_state[i];
+    std::vector<LargeArray> large;
+    {
+      Locks locks(variables);
+      OP_REQUIRES(context, !locks.repeated(),
+                  errors::InvalidArgument("The same variable was given twice."));
+      OP_REQUIRES_OK(context, Check(context, *kernel, variables));
+      for (Var* variable : variables)
+        OP_REQUIRES_OK(context, MakeWritable(context, variable->tensor()));
+      const std::vector<double*> state = StateOf(*kernel, variables);
+      std::vector<double> new_state(kernel->by_row ? 0 : state.size());
+      const int width = StateScalars(*kernel);
+      for (size_t i = 0; i < new_state.size(); ++i)
+        h[(i / width + 1) * Width(*kernel) - width + i % width] = *state[i];
+      Update(context, *table, *kernel, variables, state, &h, new_state.data());
+      for (size_t i = 0; i < new_state.size(); ++i) *state[i] = new_state[i];
+      for (int k = 0; k < count_ + slots; ++k) AddIfLarge(context, variables[k], k % count_, &large);
+    }
+    UseHugePages(large);
   }
 
  private:
+  // Notes where the array of a weight or slot of variable `v` is, if huge pages may be worth it.
+  void AddIfLarge(OpKernelContext* context, Var* variable, int v,
+                  std::vector<LargeArray>* large) const {
+    const Tensor& tensor = *variable->tensor();
+    if (tensor.TotalBytes() < kSmallestLargeArray) return;
+    LargeArray array{0, tensor.data(), tensor.TotalBytes(), nullptr, 0, 0};
+    const int k = lazy_ ? IndicesOf(v) : -1;
+    if (k >= 0) {
+      OpInputList indices;
+      OP_REQUIRES_OK(context, context->input_list("indices", &indices));
+      array.rows = indices[k].flat<int64_t>().data();
+      array.count = indices[k].NumElements();
+      array.row_bytes = tensor.TotalBytes() / RowsOf(tensor);
+      if (array.count == 0) return;
+    }
+    array.owner = NumberOf(variable);
+    large->push_back(array);
+  }
+
   // Finds the variables of an input, each tensor of which holds the handles of some, in order.
   absl::Status LookUp(OpKernelContext* context, const char* name, int expected,
                       std::vector<tensorflow::core::RefCountPtr<Var>>* variables) const {
@@ -392,6 +437,11 @@ EXPORT int tf_optim_ext_use(const char* instruction_set) {
   const tf_optim_ext::Table* table = tf_optim_ext::FindTable(instruction_set);
   if (table != nullptr) tf_optim_ext::table_in_use.store(table);
   return table != nullptr;
+}
+
+// See `WatchHugePages`.
+EXPORT void tf_optim_ext_watch_huge_pages(void (*watch)(int request, void* begin, size_t bytes)) {
+  tf_optim_ext::WatchHugePages(watch);
 }
 
 // Number of kernels, and the name of one of them (null if there is none of that number).

@@ -24,9 +24,10 @@ inline bool FormatOf(tensorflow::DataType dtype, Format* format) {
   return false;
 }
 
+// Of a tensor of one of these dtypes, or, for norms alone, of double.
 inline Array ArrayOf(const tensorflow::Tensor& tensor) {
   Array array{tensor.data(), kFloat32};
-  FormatOf(tensor.dtype(), &array.format);
+  if (!FormatOf(tensor.dtype(), &array.format)) array.format = kFloat64;
   return array;
 }
 
