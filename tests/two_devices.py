@@ -308,6 +308,30 @@ def copies(strategy):
     assert clone.iterations.numpy() == 4
 
 
+def selected_weight_decay(strategy):
+    """The replicas run in threads, of which each makes the call with its argument."""
+    extend = tf_optim_ext.extend_with_decoupled_weight_decay
+    for cls in (tf_optim_ext.SGDW, extend(tf_optim_ext.SGD), extend(keras.optimizers.SGD)):
+        with strategy.scope():
+            variables = [tf.Variable(1.0, name=name) for name in ("kernel", "bias")]
+            optimizer = cls(0.5, learning_rate=0.1, exclude_from_weight_decay=["bias"])
+            optimizer.build(variables)
+
+        def step(decayed, optimizer=optimizer, variables=variables):
+            pairs = [(tf.constant(0.0), v) for v in variables]
+            if decayed is None:
+                optimizer.apply_gradients(pairs)
+            else:
+                optimizer.apply_gradients(pairs, decay_var_list=decayed)
+
+        for decayed in ([variables[1]], None, variables):
+            for run in (strategy.run, tf.function(strategy.run)):
+                run(step, args=(decayed,))
+        found = [v.numpy() for v in variables]
+        np.testing.assert_allclose(found, [0.5**4, 0.5**4], err_msg=cls.__name__)
+        check_equal(strategy, variables, variables, cls.__name__)
+
+
 def outside_of_a_replica(strategy):
     with strategy.scope():
         variable, optimizer = tf.Variable([1.0]), ADAM.make()
@@ -331,6 +355,7 @@ CHECKS = {
     "sparse gradients of all kinds": sparse_of_all_kinds,
     "sparse gradients in fit": sparse_in_fit,
     "copies": copies,
+    "selected weight decay": selected_weight_decay,
     "outside of a replica": outside_of_a_replica,
 }
 

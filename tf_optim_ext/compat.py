@@ -29,6 +29,11 @@ def exporting_saved_model():
     return frame is not None
 
 
+def maybe_merge_call(function, strategy, *args):
+    """`function(strategy, *args)`, once for all replicas if it is called in one of several."""
+    return tf.__internal__.distribute.interim.maybe_merge_call(function, strategy, *args)
+
+
 def tensorflow_variable(variable):
     """The `tf.Variable` inside a `keras.Variable`, or the variable itself."""
     return variable.value if isinstance(variable, tf.keras.Variable) else variable
