@@ -17,6 +17,16 @@ def inside_xla():
     return tf.__internal__.get_enclosing_xla_context() is not None
 
 
+def keeps_order():
+    """Whether stateful operations run in the order in which they are created now.
+
+    They do eagerly and in a `tf.function`; not in graphs of sessions, nor in the functions there.
+    """
+    # Not of `tf.compat.v1.wrap_function`, and of `tf.cond` only if it is in one that does.
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    return graph is None or graph._add_control_dependencies
+
+
 def exporting_saved_model():
     """Whether a SavedModel is being written.
 
@@ -32,6 +42,11 @@ def exporting_saved_model():
 def maybe_merge_call(function, strategy, *args):
     """`function(strategy, *args)`, once for all replicas if it is called in one of several."""
     return tf.__internal__.distribute.interim.maybe_merge_call(function, strategy, *args)
+
+
+def has_gpus():
+    """Whether TensorFlow may place operations on a GPU."""
+    return bool(tf.config.get_visible_devices("GPU"))
 
 
 def tensorflow_variable(variable):

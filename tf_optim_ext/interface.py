@@ -86,6 +86,8 @@ class Interface(State):
                 raise ValueError(f"The loss does not depend on {missing}: their gradient is None.")
         else:
             raise RuntimeError("`get_updates` works in graphs. Use `minimize` instead.")
+        if not compat.keeps_order():
+            return [tf.group(self.apply_gradients(zip(gradients, params)))]
         graph = tf.compat.v1.get_default_graph()
         before = len(graph.get_operations())
         self.apply_gradients(zip(gradients, params))

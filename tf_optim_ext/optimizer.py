@@ -11,7 +11,9 @@ import tensorflow as tf
 from tf_optim_ext import (
     arguments,
     checks,
+    compat,
     frame,
+    graphs,
     keras_hooks,
     native,
     programs,
@@ -277,14 +279,21 @@ class Optimizer(Interface):
             name: ignored; accepted for compatibility.
 
         Returns:
-            `iterations`, increased by one; unchanged if there are no pairs.
+            `iterations`, increased by one; unchanged if there are no pairs. In a graph of a
+            session, a tensor with that number: running it takes the step.
 
         Raises:
             TypeError, ValueError: what was given does not fit; nothing was changed then.
         """
         gradients, variables = checks.pairs(grads_and_vars)
-        self._apply(gradients, variables)
-        return self._iterations
+
+        def step():
+            self._apply(gradients, variables)
+            return self._iterations
+
+        if compat.keeps_order():
+            return step()
+        return graphs.one_operation(self, lambda: tf.identity(replica.read(step())))
 
     @without_autograph
     def apply(self, grads, trainable_variables=None):

@@ -129,9 +129,10 @@ def obstacle(variable):
     """Why the native library cannot update a `tf.Variable`, or None."""
     if variable.dtype not in native.FORMATS:
         return f"weights of dtype {variable.dtype.name}"
-    if tf.DeviceSpec.from_string(variable.device).device_type not in (None, "CPU"):
-        return f"weights on {variable.device}"
-    return None
+    kind = tf.DeviceSpec.from_string(variable.device).device_type
+    if kind is None:  # in a graph, whose devices are chosen when a session runs it
+        return "weights that may be placed on a GPU" if compat.has_gpus() else None
+    return None if kind == "CPU" else f"weights on {variable.device}"
 
 
 class TargetsCache:

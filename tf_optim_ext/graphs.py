@@ -1,0 +1,36 @@
+"""Steps in graphs of sessions, where operations run in no order but that of their inputs."""
+
+import tensorflow as tf
+
+from tf_optim_ext import compat
+
+
+def one_operation(optimizer, step):
+    """Adds a step to a graph as one operation, within which the order is kept.
+
+    Whatever the step creates, such as slots, is created outside of that operation.
+
+    Args:
+        optimizer: the optimizer that takes the step.
+        step: function without arguments that returns a tensor.
+
+    Returns:
+        That tensor; whoever runs it, or its `op`, takes the step.
+
+    Raises:
+        RuntimeError: the optimizer belongs to another graph.
+    """
+    with tf.init_scope():
+        elsewhere = not tf.executing_eagerly() and not _is_here(optimizer)
+    if elsewhere:
+        raise RuntimeError(
+            f"{optimizer.name!r} was created outside of this graph. Create it where the variables "
+            "are created that it updates: within `with graph.as_default():`."
+        )
+    return tf.function(step, autograph=False)()
+
+
+def _is_here(optimizer):
+    handle = compat.tensorflow_variable(optimizer._iterations).handle
+    # Eager tensors have no graph.
+    return getattr(handle, "graph", None) is tf.compat.v1.get_default_graph()
