@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import tensorflow as tf
+
 from tf_optim_ext import checks
 
 # Keras' names and defaults.
@@ -83,6 +85,8 @@ def take_own(cls, kwargs):
             f"{owner} got unknown arguments {unknown} and lacks {missing}. It takes: "
             f"{['learning_rate', *declared, *COMMON]}"
         )
+    if kwargs.get("epsilon", 0.0) is None:  # as `tf.keras` 2 and TensorFlow Addons had it
+        kwargs["epsilon"] = tf.keras.config.epsilon()
     values = {}
     for name in declared:
         interval = cls.hyperparameters.get(name, "boolean")

@@ -54,6 +54,17 @@ def tensorflow_variable(variable):
     return variable.value if isinstance(variable, tf.keras.Variable) else variable
 
 
+def keras_variable(variable):
+    """A `keras.Variable` that is the given variable, and no copy of it."""
+    if isinstance(variable, tf.keras.Variable):
+        return variable
+    name = variable.name.split(":")[0].replace("/", "_")
+    wrapped = tf.keras.Variable(variable, dtype=variable.dtype.name, trainable=False, name=name)
+    if wrapped.value is not variable:
+        raise NotImplementedError("This version of Keras cannot wrap a `tf.Variable`.")
+    return wrapped
+
+
 def are_dense(tensors, shapes, dtypes):
     """Whether things are eager tensors of given shapes, and of one of some dtypes.
 

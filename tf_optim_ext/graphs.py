@@ -5,6 +5,27 @@ import tensorflow as tf
 from tf_optim_ext import compat
 
 
+class TensorRate:
+    """A tensor of a graph as a learning rate, for Keras, which takes callables."""
+
+    def __init__(self, tensor):
+        if not (tensor.dtype.is_floating or tensor.dtype.is_integer) or tensor.shape.rank != 0:
+            raise ValueError(
+                "`learning_rate` must be a scalar, if it is a tensor. Received: "
+                f"{tensor.dtype.name} of shape {tensor.shape}"
+            )
+        self._tensor = tensor
+
+    def __call__(self):
+        return self._tensor
+
+    def get_config(self):
+        raise ValueError(
+            "The learning rate is a tensor of a graph, which a configuration cannot hold. Use a "
+            "number or a schedule where the optimizer must be saved."
+        )
+
+
 def one_operation(optimizer, step):
     """Adds a step to a graph as one operation, within which the order is kept.
 

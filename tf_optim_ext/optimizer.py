@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_optim_ext import (
     arguments,
+    call,
     checks,
     compat,
     frame,
@@ -157,7 +158,9 @@ class Optimizer(Interface):
             raise TypeError(f"{owner} needs a static method `rule(w, g, s, h)`, see `Optimizer`.")
         common = arguments.take_common(owner, kwargs)
         values = arguments.take_own(type(self), kwargs)
-        if not callable(learning_rate):
+        if tf.is_tensor(learning_rate) and not tf.executing_eagerly():
+            learning_rate = graphs.TensorRate(learning_rate)
+        elif not callable(learning_rate):
             learning_rate = checks.number(owner, "learning_rate", learning_rate, "[0, inf)")
         super().__init__(learning_rate, **{name: common[name] for name in arguments.OF_KERAS})
         self._init_state()
@@ -270,13 +273,23 @@ class Optimizer(Interface):
     # ----------------------------------------------------------------------------------- the step
 
     @without_autograph
-    def apply_gradients(self, grads_and_vars, name=None):
+    def apply_gradients(
+        self,
+        grads_and_vars,
+        name=None,
+        *,
+        experimental_aggregate_gradients=True,
+        skip_gradients_aggregation=False,
+    ):
         """Updates variables; the optimizer is built for them by the first call.
 
         Args:
             grads_and_vars: iterable of pairs of a gradient (tensor, `tf.IndexedSlices`, array or
                 None) and a `keras.Variable` or `tf.Variable`.
             name: ignored; accepted for compatibility.
+            experimental_aggregate_gradients: whether to sum the gradients over the replicas of a
+                strategy; False: the caller did.
+            skip_gradients_aggregation: the opposite; the name that later versions have.
 
         Returns:
             `iterations`, increased by one; unchanged if there are no pairs. In a graph of a
@@ -287,8 +300,11 @@ class Optimizer(Interface):
         """
         gradients, variables = checks.pairs(grads_and_vars)
 
+        summed = skip_gradients_aggregation or not experimental_aggregate_gradients
+
         def step():
-            self._apply(gradients, variables)
+            with call.arguments(self, summed=True) if summed else contextlib.nullcontext():
+                self._apply(gradients, variables)
             return self._iterations
 
         if compat.keeps_order():
@@ -310,10 +326,7 @@ class Optimizer(Interface):
         gradients = list(grads)
         if not gradients and not trainable_variables:
             return
-        if tf.distribute.get_replica_context() is None:
-            raise RuntimeError(
-                f"{self.name!r} updates variables inside of replicas: call it in `strategy.run`."
-            )
+        self._check_in_replica()
         variables = self._variables_for(gradients, trainable_variables)
         present_gradients, present, checked_late = self._check(gradients, variables)
         with _in_graph(self.name, checked_late):
@@ -449,7 +462,7 @@ class Optimizer(Interface):
 
     def _sum_over_replicas(self, gradients, variables):
         context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync == 1:
+        if context.num_replicas_in_sync == 1 or call.argument(self, "summed"):
             return gradients
         dense = [g for g in gradients if not isinstance(g, tf.IndexedSlices)]
         summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, dense) if dense else ())
