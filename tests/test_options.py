@@ -395,8 +395,16 @@ class TestDecoupledWeightDecay:
         optimizer = self.make(name, exclude_from_weight_decay=["bias", "sc.le"])
         variables, gradients = make_variables(), steps_of(3)
         for own in gradients:
-            optimizer.apply_gradients(zip(own, variables), decay_var_list=variables[:2])
+            optimizer.apply_gradients(zip(own, variables))
         assert_close(variables, self.expected(name, gradients, decayed=[0]), rtol=1e-4)
+
+    @pytest.mark.parametrize("name", BASES)
+    def test_selection_goes_before_exemption(self, name):
+        optimizer = self.make(name, exclude_from_weight_decay=["bias", "sc.le"])
+        variables, gradients = make_variables(), steps_of(3)
+        for own in gradients:
+            optimizer.apply_gradients(zip(own, variables), decay_var_list=variables[1:2])
+        assert_close(variables, self.expected(name, gradients, decayed=[1]), rtol=1e-4)
 
     @pytest.mark.parametrize("name", ["SGD", "Adam"])
     def test_minimize(self, name):
@@ -407,7 +415,8 @@ class TestDecoupledWeightDecay:
             def loss(own=own):
                 return sum(tf.reduce_sum(tf.constant(g) * w) for g, w in zip(own, variables))
 
-            optimizer.minimize(loss, variables, decay_var_list=[variables[2], variables[0]])
+            # In the order of TensorFlow Addons.
+            optimizer.minimize(loss, variables, None, None, [variables[2], variables[0]])
         assert_close(variables, self.expected(name, gradients, decayed=[0, 2]), rtol=1e-4)
 
     @pytest.mark.parametrize("name", BASES)

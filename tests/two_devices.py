@@ -8,6 +8,7 @@ gets the sum of their gradients.
 
 import copy
 import functools
+import itertools
 import tempfile
 
 import common
@@ -328,6 +329,72 @@ def hyperparameters(strategy):
         compare(strategy, make, f"eager: {what}", eager=what, change=change)
 
 
+def selected_weight_decay(strategy):
+    """The replicas run in threads, of which each makes the call with its argument."""
+    extend = tf_optim_ext.extend_with_decoupled_weight_decay
+    for cls in (tf_optim_ext.SGDW, extend(tf_optim_ext.SGD), extend(keras.optimizers.SGD)):
+        with strategy.scope():
+            variables = [tf.Variable(1.0, name=name) for name in ("kernel", "bias")]
+            optimizer = cls(0.5, learning_rate=0.1, exclude_from_weight_decay=["bias"])
+            optimizer.build(variables)
+
+        def step(decayed, optimizer=optimizer, variables=variables):
+            pairs = [(tf.constant(0.0), v) for v in variables]
+            if decayed is None:
+                optimizer.apply_gradients(pairs)
+            else:
+                optimizer.apply_gradients(pairs, decay_var_list=decayed)
+
+        for decayed in ([variables[1]], None, variables):
+            for run in (strategy.run, tf.function(strategy.run)):
+                run(step, args=(decayed,))
+        found = [v.numpy() for v in variables]
+        np.testing.assert_allclose(found, [0.5**4, 0.5**4], err_msg=cls.__name__)
+        check_equal(strategy, variables, variables, cls.__name__)
+
+
+def summed_by_the_caller(strategy):
+    """Gradients that are summed already are not summed again."""
+
+    def all_reduce(optimizer, pairs):
+        gradients, variables = zip(*pairs)
+        context = tf.distribute.get_replica_context()
+        return list(zip(context.all_reduce(tf.distribute.ReduceOp.SUM, gradients), variables))
+
+    def slices(optimizer, pairs):
+        # Of the first variable, whose rows they are.
+        (gradient, variable), *rest = optimizer.aggregate_gradients(pairs)
+        rows = tf.IndexedSlices(gradient, tf.range(variable.shape[0]), tf.shape(gradient))
+        return [(rows, variable), *rest]
+
+    sums = {
+        "by aggregate_gradients": lambda optimizer, pairs: optimizer.aggregate_gradients(pairs),
+        "by all_reduce": all_reduce,
+        "slices": slices,
+    }
+    skips = ({"skip_gradients_aggregation": True}, {"experimental_aggregate_gradients": False})
+    for (what, summed), skip in itertools.product(sums.items(), skips):
+        with strategy.scope():
+            variables, optimizer = common.make_variables("tf"), ADAM.make()
+        expected, single = common.make_variables("tf"), ADAM.make()
+        gradients = common.make_gradients(0)
+
+        def step(optimizer=optimizer, variables=variables, summed=summed, skip=skip):
+            factor = tf.distribute.get_replica_context().replica_id_in_sync_group
+            factor = 1.0 + tf.cast(factor, tf.float32)
+            pairs = [(factor * g, v) for g, v in zip(gradients, variables)]
+            optimizer.apply_gradients(summed(optimizer, pairs), **skip)
+
+        run = tf.function(lambda step=step: strategy.run(step))
+        for _ in range(2):
+            run()
+            single.apply_gradients([(3.0 * g, v) for g, v in zip(gradients, expected)])
+        check_equal(strategy, variables, expected, f"{what}, {skip}")
+        check_equal(strategy, optimizer.variables[2:], single.variables[2:], f"{what}, {skip}")
+    with pytest.raises(RuntimeError, match=r"strategy\.run"), strategy.scope():
+        optimizer.aggregate_gradients(zip(gradients, variables))
+
+
 def outside_of_a_replica(strategy):
     with strategy.scope():
         variable, optimizer = tf.Variable([1.0]), ADAM.make()
@@ -352,6 +419,8 @@ CHECKS = {
     "sparse gradients in fit": sparse_in_fit,
     "copies": copies,
     "hyperparameters": hyperparameters,
+    "selected weight decay": selected_weight_decay,
+    "summed by the caller": summed_by_the_caller,
     "outside of a replica": outside_of_a_replica,
 }
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import tensorflow as tf
+
 from tf_optim_ext import checks, hyperparameters
 
 # Keras' names and defaults.
@@ -82,6 +84,8 @@ def take_own(cls, kwargs):
             f"{owner} {' and '.join(problems)}.{hint} It takes: "
             f"{['learning_rate', *declared, *COMMON]}"
         )
+    if kwargs.get("epsilon", 0.0) is None:  # as `tf.keras` 2 and TensorFlow Addons had it
+        kwargs["epsilon"] = tf.keras.config.epsilon()
     return {name: checked_option(cls, name, kwargs[name]) for name in declared}
 
 

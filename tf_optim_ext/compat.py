@@ -33,6 +33,16 @@ def local_task():
     return context.context().host_address_space()
 
 
+def keeps_order():
+    """Whether stateful operations run in the order in which they are created now.
+
+    They do eagerly and in a `tf.function`; not in graphs of sessions, nor in the functions there.
+    """
+    # Not of `tf.compat.v1.wrap_function`, and of `tf.cond` only if it is in one that does.
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    return graph is None or graph._add_control_dependencies
+
+
 def exporting_saved_model():
     """Whether a SavedModel is being written.
 
@@ -69,9 +79,30 @@ def variables_being_saved():
         _walks.is_walking = False
 
 
+def maybe_merge_call(function, strategy, *args):
+    """`function(strategy, *args)`, once for all replicas if it is called in one of several."""
+    return tf.__internal__.distribute.interim.maybe_merge_call(function, strategy, *args)
+
+
+def has_gpus():
+    """Whether TensorFlow may place operations on a GPU."""
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
 def tensorflow_variable(variable):
     """The `tf.Variable` inside a `keras.Variable`, or the variable itself."""
     return variable.value if isinstance(variable, tf.keras.Variable) else variable
+
+
+def keras_variable(variable):
+    """A `keras.Variable` that is the given variable, and no copy of it."""
+    if isinstance(variable, tf.keras.Variable):
+        return variable
+    name = variable.name.split(":")[0].replace("/", "_")
+    wrapped = tf.keras.Variable(variable, dtype=variable.dtype.name, trainable=False, name=name)
+    if wrapped.value is not variable:
+        raise NotImplementedError("This version of Keras cannot wrap a `tf.Variable`.")
+    return wrapped
 
 
 def are_dense(tensors, shapes, dtypes):

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_optim_ext import arguments, checks, compat, hyperparameters, keras_hooks
+from tf_optim_ext import arguments, checks, compat, graphs, hyperparameters, keras_hooks
 from tf_optim_ext.exemptions import Exemptions
 from tf_optim_ext.interface import Interface
 
@@ -293,6 +293,8 @@ class Configuration(Interface):
 
     def _checked_rate(self, value):
         """The learning rate as Keras takes it."""
+        if tf.is_tensor(value) and not checks.is_variable(value) and not tf.executing_eagerly():
+            return graphs.TensorRate(value)
         value = hyperparameters.checked(type(self).__name__, "learning_rate", value, "[0, inf)")
         return hyperparameters.VariableRate(value) if checks.is_variable(value) else value
 

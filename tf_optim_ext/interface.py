@@ -2,12 +2,12 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import arguments, checks, clipping, compat
+from tf_optim_ext import arguments, checks, compat
 from tf_optim_ext.state import State
 
 
 class Interface(State):
-    """Base of `Optimizer`: `minimize`, `get_gradients`, `get_updates`, `add_weight`, `lr`."""
+    """Base of `Optimizer`: `minimize` and its parts, `get_updates`, `add_weight`, `lr` ..."""
 
     @tf.autograph.experimental.do_not_convert
     def minimize(self, loss, var_list, grad_loss=None, name=None, tape=None):
@@ -19,18 +19,32 @@ class Interface(State):
                 callable is called after `loss`, so that a model may create its variables there.
             grad_loss: tensor of the shape of the loss that weights it.
             name: ignored; accepted for compatibility.
-            tape: the `tf.GradientTape` under which a tensor `loss` was computed.
+            tape: the `tf.GradientTape` under which a tensor `loss` was computed. May also be the
+                third argument.
 
         Returns:
-            `iterations`.
+            What `apply_gradients` returns.
 
         Raises:
             ValueError: a tensor `loss` without `tape`, or something in `var_list` is no variable.
         """
+        grad_loss, tape = _weights_and_tape(grad_loss, tape)
+        # By the names that either generation of `tf.keras` knows: a subclass may override one.
+        return self.apply_gradients(self._compute_gradients(loss, var_list, grad_loss, tape))
+
+    @tf.autograph.experimental.do_not_convert
+    def compute_gradients(self, loss, var_list, grad_loss=None, tape=None):
+        """The first part of `minimize`, whose arguments and errors it has.
+
+        Returns:
+            List of pairs of a gradient, or None, and a variable, for `apply_gradients`: multiplied
+            by `loss_scale_factor`, which divides there.
+        """
+        grad_loss, tape = _weights_and_tape(grad_loss, tape)
         if not callable(loss) and tape is None:
             raise ValueError(
-                "`minimize` needs the `tape` under which a tensor `loss` was computed. Otherwise "
-                "give a callable that computes the loss."
+                "`minimize` and `compute_gradients` need the `tape` under which a tensor `loss` "
+                "was computed. Otherwise give a callable that computes the loss."
             )
         if callable(loss):
             tape = tf.GradientTape() if tape is None else tape
@@ -42,7 +56,40 @@ class Interface(State):
         # Scaling what flows back scales every gradient, and needs no op on the tape.
         weights = tf.ones_like(loss) if grad_loss is None else tf.cast(grad_loss, loss.dtype)
         gradients = tape.gradient(loss, variables, self.scale_loss(weights))
-        return self.apply_gradients(zip(gradients, variables))
+        return list(zip(gradients, variables))
+
+    @tf.autograph.experimental.do_not_convert
+    def _compute_gradients(self, loss, var_list, grad_loss=None, tape=None):
+        weights = {} if grad_loss is None else {"grad_loss": grad_loss}
+        return self.compute_gradients(loss, var_list, tape=tape, **weights)
+
+    @tf.autograph.experimental.do_not_convert
+    def aggregate_gradients(self, grads_and_vars):
+        """Sums gradients over the replicas of a strategy, as `apply_gradients` does by itself.
+
+        Args:
+            grads_and_vars: see `apply_gradients`.
+
+        Returns:
+            List of pairs, for `apply_gradients(..., skip_gradients_aggregation=True)`.
+
+        Raises:
+            RuntimeError: called outside of a replica.
+            TypeError, ValueError: see `apply_gradients`.
+        """
+        gradients, variables = checks.pairs(grads_and_vars)
+        self._check_in_replica()
+        if not gradients:
+            return []
+        present, kept, _ = self._check(gradients, variables)
+        summed = iter(self._sum_over_replicas(present, kept))
+        return [(None if g is None else next(summed), v) for g, v in zip(gradients, variables)]
+
+    def _check_in_replica(self):
+        if tf.distribute.get_replica_context() is None:
+            raise RuntimeError(
+                f"{self.name!r} updates variables inside of replicas: call it in `strategy.run`."
+            )
 
     def get_gradients(self, loss, params):
         """Symbolic gradients, in a graph or `tf.function`, clipped as the optimizer is configured.
@@ -86,6 +133,8 @@ class Interface(State):
                 raise ValueError(f"The loss does not depend on {missing}: their gradient is None.")
         else:
             raise RuntimeError("`get_updates` works in graphs. Use `minimize` instead.")
+        if not compat.keeps_order():
+            return [tf.group(self.apply_gradients(zip(gradients, params)))]
         graph = tf.compat.v1.get_default_graph()
         before = len(graph.get_operations())
         self.apply_gradients(zip(gradients, params))
@@ -135,6 +184,40 @@ class Interface(State):
         )
 
     @property
+    def iterations(self):
+        """The number of updates. Before the first step, an int64 variable may be put in its place.
+
+        Optimizers that share one count their steps together.
+        """
+        return super().iterations
+
+    def __setattr__(self, name, value):
+        if name == "iterations":  # before Keras would track it, whatever it is
+            self._set_iterations(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _set_iterations(self, variable):
+        if self.built:
+            raise RuntimeError(
+                f"`iterations` of {self.name!r} can be replaced by another variable only before "
+                "the optimizer is built, that is before its first step. To set the number of "
+                "steps, use `iterations.assign(...)`."
+            )
+        if not checks.is_variable(variable):
+            raise TypeError(
+                "`iterations` must be an int64 scalar variable. To set the number of steps, use "
+                f"`iterations.assign(...)`. Received: {variable!r} of type "
+                f"{type(variable).__name__}"
+            )
+        if tf.as_dtype(variable.dtype) != tf.int64 or variable.shape.rank != 0:
+            raise ValueError(
+                f"`iterations` must be an int64 scalar variable. {checks.name_of(variable)!r} has "
+                f"dtype {tf.as_dtype(variable.dtype).name} and shape {tuple(variable.shape)}."
+            )
+        self._replace_iterations(compat.keras_variable(variable))
+
+    @property
     def lr(self):
         """Same as `learning_rate`."""
         return self.learning_rate
@@ -142,6 +225,11 @@ class Interface(State):
     @lr.setter
     def lr(self, value):
         self.learning_rate = value
+
+
+def _weights_and_tape(grad_loss, tape):
+    """Weights of the loss and its tape, in the order of `tf.keras` before or after 2.11."""
+    return (tape, grad_loss) if isinstance(grad_loss, tf.GradientTape) else (grad_loss, tape)
 
 
 def _variables(values):

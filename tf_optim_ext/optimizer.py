@@ -8,9 +8,12 @@ import tensorflow as tf
 
 from tf_optim_ext import (
     arguments,
+    call,
     checks,
     clipping,
+    compat,
     frame,
+    graphs,
     native,
     programs,
     replica,
@@ -220,23 +223,43 @@ class Optimizer(Configuration):
     # ----------------------------------------------------------------------------------- the step
 
     @without_autograph
-    def apply_gradients(self, grads_and_vars, name=None):
+    def apply_gradients(
+        self,
+        grads_and_vars,
+        name=None,
+        *,
+        experimental_aggregate_gradients=True,
+        skip_gradients_aggregation=False,
+    ):
         """Updates variables; the optimizer is built for them by the first call.
 
         Args:
             grads_and_vars: iterable of pairs of a gradient (tensor, `tf.IndexedSlices`, array or
                 None) and a `keras.Variable` or `tf.Variable`.
             name: ignored; accepted for compatibility.
+            experimental_aggregate_gradients: whether to sum the gradients over the replicas of a
+                strategy; False: the caller did.
+            skip_gradients_aggregation: the opposite; the name that later versions have.
 
         Returns:
-            `iterations`, increased by one; unchanged if there are no pairs.
+            `iterations`, increased by one; unchanged if there are no pairs. In a graph of a
+            session, a tensor with that number: running it takes the step.
 
         Raises:
             TypeError, ValueError: what was given does not fit; nothing was changed then.
         """
         gradients, variables = checks.pairs(grads_and_vars)
-        self.apply(gradients, variables)
-        return self._iterations
+
+        summed = skip_gradients_aggregation or not experimental_aggregate_gradients
+
+        def step():
+            with call.arguments(self, summed=True) if summed else contextlib.nullcontext():
+                self.apply(gradients, variables)
+            return self._iterations
+
+        if compat.keeps_order():
+            return step()
+        return graphs.one_operation(self, lambda: tf.identity(replica.read(step())))
 
     @without_autograph
     def apply(self, grads, trainable_variables=None):
@@ -250,10 +273,7 @@ class Optimizer(Configuration):
         gradients = list(grads)
         if not gradients and not trainable_variables:
             return
-        if tf.distribute.get_replica_context() is None:
-            raise RuntimeError(
-                f"{self.name!r} updates variables inside of replicas: call it in `strategy.run`."
-            )
+        self._check_in_replica()
         variables = self._variables_for(gradients, trainable_variables)
         present_gradients, present, checked_late = self._check(gradients, variables)
         with DeferredInterrupts(), _in_graph(self.name, checked_late):
@@ -394,7 +414,7 @@ class Optimizer(Configuration):
 
     def _sum_over_replicas(self, gradients, variables):
         context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync == 1:
+        if context.num_replicas_in_sync == 1 or call.argument(self, "summed"):
             return gradients
         dense = [g for g in gradients if not isinstance(g, tf.IndexedSlices)]
         summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, dense) if dense else ())

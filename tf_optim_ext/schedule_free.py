@@ -126,7 +126,8 @@ class ScheduleFreeOptimizer(Optimizer):
 
     def _accumulate_or_update(self, gradients, variables):
         with tf.init_scope():  # in a `tf.function`: when it is traced
-            if self.holds_averaged_weights:
+            # In a graph of a session there is no value to look at.
+            if tf.executing_eagerly() and self.holds_averaged_weights:
                 raise RuntimeError(
                     f"The variables hold averaged weights, but {self.name!r} needs gradients at "
                     "its training weights: call `use_training_weights()` before computing them."

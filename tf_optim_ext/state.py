@@ -239,6 +239,11 @@ class State(tf.keras.optimizers.Optimizer):
         # package: there they are saved as ordinary variables instead.
         return [] if compat.exporting_saved_model() else list(self._slots)
 
+    def _replace_iterations(self, variable):
+        self._variables[0] = variable
+        self.__dict__["_iterations"] = variable
+        self._handle_deferred_dependencies(name="iterations", trackable=variable)
+
     @property
     def variables(self):
         """All optimizer variables in the order of their creation; `variables()` works, too."""

@@ -129,6 +129,9 @@ def obstacle(variable):
     """Why the native library cannot update a `tf.Variable`, or None."""
     if variable.dtype not in native.FORMATS:
         return f"weights of dtype {variable.dtype.name}"
+    if not tf.DeviceSpec.from_string(variable.device).device_type and compat.has_gpus():
+        # In a graph, whose devices are chosen when a session runs it.
+        return "weights that may be placed on a GPU"
     return elsewhere(variable.device)
 
 

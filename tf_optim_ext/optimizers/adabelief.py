@@ -35,8 +35,8 @@ class AdaBelief(RectifiedAdam):
         beta_2: float in [0, 1), :math:`\beta_2`.
         epsilon: float, :math:`\epsilon`. Smaller than that of `Adam`, as it is added to the slot:
             1e-16 to 1e-12; for image classification without `rectify`, 1e-8.
-        rectify: whether to rectify as `RectifiedAdam` does.
         amsgrad: whether to use the largest second moment so far (slot `velocity_hat`).
+        rectify: whether to rectify as `RectifiedAdam` does.
         sma_threshold: float >= 4, :math:`\rho_{\min}` of `RectifiedAdam`.
         total_steps: number of steps of the training; 0 for a rate without warm-up.
         warmup_proportion: float in [0, 1], the part of `total_steps` in which the rate rises.
@@ -71,8 +71,8 @@ class AdaBelief(RectifiedAdam):
         beta_2=0.999,
         epsilon=1e-14,
         weight_decay=None,
-        rectify=True,
         amsgrad=False,
+        rectify=True,
         sma_threshold=5.0,
         total_steps=0,
         warmup_proportion=0.1,

@@ -21,7 +21,7 @@ class LAMB(Lamb):
             name one of them occurs are not decayed.
         exclude_from_layer_adaptation: likewise, for variables whose update is not scaled by the
             ratio of norms. Default: `exclude_from_weight_decay`.
-        **kwargs: see `Optimizer`.
+        **kwargs: see `Optimizer`; and `weight_decay_rate`, an older name of `weight_decay`.
 
     Reference:
         You et al., *Large Batch Optimization for Deep Learning: Training BERT in 76 minutes*,
@@ -48,6 +48,14 @@ class LAMB(Lamb):
         exclude_from_layer_adaptation=None,
         **kwargs,
     ):
+        rate = kwargs.pop("weight_decay_rate", None)
+        if rate is not None:
+            if weight_decay:
+                raise ValueError(
+                    "LAMB: `weight_decay_rate` is an older name of `weight_decay`; give one of "
+                    f"them. Received: weight_decay={weight_decay!r}, weight_decay_rate={rate!r}"
+                )
+            weight_decay = rate
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **kwargs
         )

@@ -7,10 +7,76 @@ import contextlib
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext import call, checks, compat
+from tf_optim_ext.optimizer import Optimizer, without_autograph
 
 
-class DecoupledWeightDecayExtension:
+class SelectiveWeightDecay:
+    """Adds TensorFlow Addons' selection of the variables to decay; inherited before an optimizer.
+
+    Args:
+        *args: arguments of the optimizer.
+        exclude_from_weight_decay: list of regular expressions, or one; variables in whose path or
+            name one of them occurs are not decayed.
+        **kwargs: arguments of the optimizer.
+    """
+
+    def __init__(self, *args, exclude_from_weight_decay=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.__dict__["_exempt_names"] = exclude_from_weight_decay
+        if exclude_from_weight_decay:
+            self.exclude_from_weight_decay(var_names=exclude_from_weight_decay)
+
+    @without_autograph
+    def apply_gradients(self, grads_and_vars, name=None, decay_var_list=None, **kwargs):
+        """Updates variables.
+
+        Args:
+            grads_and_vars: see `Optimizer`.
+            name: ignored.
+            decay_var_list: list of the variables to decay, exempt or not, and no others. Default:
+                all that are not exempt.
+            **kwargs: arguments of the optimizer's own method.
+
+        Returns:
+            What the optimizer's own method returns.
+
+        Raises:
+            TypeError: `decay_var_list` holds something that is no variable.
+        """
+        with self._decaying(decay_var_list):
+            return super().apply_gradients(grads_and_vars, **kwargs)
+
+    @without_autograph
+    def minimize(
+        self, loss, var_list, grad_loss=None, name=None, decay_var_list=None, tape=None, **kwargs
+    ):
+        """Minimises a loss: as `Optimizer.minimize`, with `decay_var_list` of `apply_gradients`."""
+        with self._decaying(decay_var_list):
+            return super().minimize(loss, var_list, grad_loss, name, tape, **kwargs)
+
+    def _decaying(self, variables):
+        if variables is None:
+            return contextlib.nullcontext()
+        if checks.is_variable(variables):
+            variables = [variables]
+        variables = list(variables)
+        for variable in variables:
+            checks.must_be_variable(variable)
+        return call.arguments(self, decayed_keys={self._var_key(v) for v in variables})
+
+    def _use_weight_decay(self, variable):
+        keys = call.argument(self, "decayed_keys")
+        if keys is None:
+            return super()._use_weight_decay(variable)
+        return self._var_key(variable) in keys
+
+    @property
+    def _all_decay(self):
+        return call.argument(self, "decayed_keys") is None and super()._all_decay
+
+
+class DecoupledWeightDecayExtension(SelectiveWeightDecay):
     """Adds weight decay that is not multiplied by the learning rate to an optimizer.
 
     Before each update, the weights shrink by `weight_decay` of themselves. To be inherited from
@@ -27,8 +93,10 @@ class DecoupledWeightDecayExtension:
     Args:
         weight_decay: number >= 0, the part of the weights that a step takes away.
         *args: arguments of the optimizer.
-        **kwargs: arguments of the optimizer; and `exclude_from_weight_decay`, a list of regular
-            expressions for paths or names of variables that are not decayed.
+        exclude_from_weight_decay: list of regular expressions, or one; variables in whose path or
+            name one of them occurs are not decayed. `decay_var_list` of `apply_gradients` and
+            `minimize` selects variables for one call, and goes before it.
+        **kwargs: arguments of the optimizer.
 
     Reference:
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, arXiv:1711.05101.
@@ -37,58 +105,28 @@ class DecoupledWeightDecayExtension:
     def __init__(self, weight_decay, *args, exclude_from_weight_decay=None, **kwargs):
         if isinstance(self, Optimizer):
             kwargs["fully_decoupled_weight_decay"] = True
-        super().__init__(*args, weight_decay=weight_decay, **kwargs)
-        self.__dict__.update(_decayed_keys=None, _exempt_names=exclude_from_weight_decay)
-        if exclude_from_weight_decay:
-            self.exclude_from_weight_decay(var_names=exclude_from_weight_decay)
-
-    def apply_gradients(self, grads_and_vars, name=None, decay_var_list=None, **kwargs):
-        """Updates variables.
-
-        Args:
-            grads_and_vars: see `Optimizer`.
-            name: ignored.
-            decay_var_list: list of the variables to decay. Default: all that are not exempt.
-            **kwargs: arguments of the optimizer's own method.
-
-        Returns:
-            What the optimizer's own method returns.
-        """
-        with self._decaying(decay_var_list):
-            return super().apply_gradients(grads_and_vars, **kwargs)
-
-    def minimize(self, loss, var_list, *args, decay_var_list=None, **kwargs):
-        """Minimises a loss: as `Optimizer.minimize`, with `decay_var_list` of `apply_gradients`."""
-        with self._decaying(decay_var_list):
-            return super().minimize(loss, var_list, *args, **kwargs)
-
-    @contextlib.contextmanager
-    def _decaying(self, variables):
-        outer = self._decayed_keys
-        if variables is not None:
-            self.__dict__["_decayed_keys"] = {self._var_key(v) for v in variables}
-        try:
-            yield
-        finally:
-            self.__dict__["_decayed_keys"] = outer
-
-    def _use_weight_decay(self, variable):
-        keys = self._decayed_keys
-        return super()._use_weight_decay(variable) and (
-            keys is None or self._var_key(variable) in keys
+        super().__init__(
+            *args,
+            weight_decay=weight_decay,
+            exclude_from_weight_decay=exclude_from_weight_decay,
+            **kwargs,
         )
-
-    @property
-    def _all_decay(self):
-        return self._decayed_keys is None and super()._all_decay
 
     def _apply_weight_decay(self, variables):
         """Called by Keras' own optimizers; those of this package decay within the update."""
         if isinstance(self, Optimizer):
             return
-        for variable in variables:
-            if self._use_weight_decay(variable):
-                variable.assign(variable - variable * tf.cast(self.weight_decay, variable.dtype))
+        # Here: the variables of all replicas are decayed together, in another thread.
+        decayed = [compat.tensorflow_variable(v) for v in variables if self._use_weight_decay(v)]
+
+        def decay(variable):
+            variable.assign_sub(variable * tf.cast(self.weight_decay, variable.dtype))
+
+        def decay_all(distribution, variables):
+            for variable in variables:
+                distribution.extended.update(variable, decay, group=False)
+
+        compat.maybe_merge_call(decay_all, self._distribution_strategy, decayed)
 
     def get_config(self):
         """See `Optimizer`."""

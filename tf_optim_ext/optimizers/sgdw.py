@@ -2,12 +2,13 @@
 
 import tensorflow as tf
 
+from tf_optim_ext.optimizers.decoupled_weight_decay import SelectiveWeightDecay
 from tf_optim_ext.optimizers.sgd import SGD
 from tf_optim_ext.rule import where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
-class SGDW(SGD):
+class SGDW(SelectiveWeightDecay, SGD):
     r"""Stochastic gradient descent with decoupled weight decay.
 
     The decay does not depend on the learning rate, so that the two can be tuned one after the
@@ -24,6 +25,9 @@ class SGDW(SGD):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.01 to 0.1.
         momentum: float in [0, 1], :math:`\mu`.
         nesterov: whether to look ahead.
+        exclude_from_weight_decay: list of regular expressions, or one; variables in whose path or
+            name one of them occurs are not decayed. `decay_var_list` of `apply_gradients` and
+            `minimize`, a list of variables, goes before it.
         **kwargs: see `Optimizer`.
 
     Unlike everywhere else in this package, and as in the paper and TensorFlow Addons, the decay is
@@ -45,10 +49,25 @@ class SGDW(SGD):
         0.3
     """
 
-    def __init__(self, weight_decay, learning_rate=0.001, momentum=0.0, nesterov=False, **kwargs):
+    def __init__(
+        self,
+        weight_decay,
+        learning_rate=0.001,
+        momentum=0.0,
+        nesterov=False,
+        exclude_from_weight_decay=None,
+        **kwargs,
+    ):
         if weight_decay is None:
             raise ValueError("SGDW: `weight_decay` must be a number in [0, inf). Received: None")
-        super().__init__(learning_rate, momentum, nesterov, weight_decay=weight_decay, **kwargs)
+        super().__init__(
+            learning_rate,
+            momentum,
+            nesterov,
+            weight_decay=weight_decay,
+            exclude_from_weight_decay=exclude_from_weight_decay,
+            **kwargs,
+        )
 
     @staticmethod
     def decay(w, h):
