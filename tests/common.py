@@ -30,6 +30,11 @@ CLIPPING = [{"clipnorm": 0.5}, {"clipvalue": 0.5}, {"global_clipnorm": 0.5}]
 both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
+has_multi_optimizer = pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has it since 3.15"
+)
+
+
 def make_variable(kind, value, name=None):
     """A variable of `kind` "keras" or "tf"; both have the same dtype as `value`."""
     value = np.asarray(value)

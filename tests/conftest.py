@@ -9,8 +9,32 @@ import functools
 import pathlib
 import sys
 import zlib
+from importlib.machinery import PathFinder
 
 import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _prefer_what_is_installed():
+    """Takes the checkout from `sys.path` if the package is installed, too.
+
+    `python -m pytest` puts it there in the first place, and it would hide what was installed, which
+    has the native library. One that `PYTHONPATH` names was put there by somebody who wants it.
+    """
+
+    def is_checkout(entry):
+        return pathlib.Path(entry).resolve() == ROOT
+
+    if any(map(is_checkout, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))):
+        return
+    others = [entry for entry in sys.path if not is_checkout(entry)]
+    if PathFinder.find_spec("tf_optim_ext", others):
+        sys.path[:] = others
+
+
+_prefer_what_is_installed()
+
 import registry
 import tensorflow as tf
 
@@ -19,7 +43,7 @@ import tf_optim_ext
 tf.config.threading.set_intra_op_parallelism_threads(2)
 
 # For `import benchmarks`. At the end: the source must not hide an installed package.
-sys.path.append(str(pathlib.Path(__file__).parent.parent))
+sys.path.append(str(ROOT))
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
@@ -37,6 +61,23 @@ def pytest_addoption(parser):
         default=1,
         metavar="N",
         help="of N long tests with parameters, run one; always the same ones",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session):
+    """Says in the first line what is tested, also with `-q`; of two processes, one says it."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter:
+        reporter.write_line(_what_is_tested())
+
+
+def _what_is_tested():
+    reason = tf_optim_ext.native.why_not()
+    library = f"no library: {reason}" if reason else tf_optim_ext.native.instruction_set()
+    return (
+        f"testing {pathlib.Path(tf_optim_ext.__file__).parent}, {tf_optim_ext.__version__} "
+        f"({library}), with TensorFlow {tf.__version__} and Keras {tf.keras.__version__}"
     )
 
 

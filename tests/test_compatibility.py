@@ -19,6 +19,7 @@ from common import (
     SHAPES,
     arrays,
     assert_close,
+    has_multi_optimizer,
     make_gradients,
     make_variables,
     outcomes_of,
@@ -247,6 +248,7 @@ def is_update(op, gradient):
     return op.type == "TfOptimExtStep" and any(t is gradient for t in op.inputs)
 
 
+@has_multi_optimizer
 class TestMultiOptimizer:
     def test_one_op_for_each_part(self, entry, native_only):
         variables = make_variables()

@@ -271,7 +271,8 @@ class TestSignature:
         positional = [n for n, p in ours.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
         assert positional == list(theirs)[: len(positional)]
         for name, parameter in ours.items():
-            assert parameter.default == theirs[name].default, name
+            # Before 3.15, Keras' default was the name of the class.
+            assert parameter.default == (None if name == "name" else theirs[name].default), name
 
     def test_hyperparameters_are_positional_in_the_order_of_keras(self):
         ours = tf_optim_ext.AdamW(0.1, 0.02, 0.8, 0.9, 1e-3, True, name="a").get_config()

@@ -340,6 +340,21 @@ class TestDecayExemptions:
         late.build(make_variables())
         late.exclude_from_weight_decay(var_names=["bias"])
 
+    @pytest.mark.parametrize(
+        "method", ["exclude_from_weight_decay", "exclude_from_layer_adaptation"]
+    )
+    def test_the_same_call_again(self, method):
+        """As when it is in a function that each replica runs."""
+        optimizer, variables = tf_optim_ext.Lamb(0.1), make_variables()
+        exclude = getattr(optimizer, method)
+        exclude(variables[:1], ["bias"])
+        train(optimizer, variables)
+        with unchanged(optimizer, variables):
+            exclude(variables[:1], ["bias"])
+            for other in [(), (variables[:1],), (variables[1:2], ["bias"]), (None, ["bias"])]:
+                with pytest.raises(ValueError, match=f"`{method}` must be called before"):
+                    exclude(*other)
+
     def test_bad_pattern(self):
         optimizer = SGD.make()
         with pytest.raises(re.error):

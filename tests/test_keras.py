@@ -13,6 +13,7 @@ from common import (
     SHAPES,
     arrays,
     assert_close,
+    has_multi_optimizer,
     keras_twin,
     make_gradients,
     make_variables,
@@ -535,6 +536,7 @@ class TestLossScaleOptimizer:
         assert_close(loaded.optimizer.variables, model.optimizer.variables, rtol=1e-6)
 
 
+@has_multi_optimizer
 class TestMultiOptimizer:
     def make_model(self):
         keras.utils.set_random_seed(0)

@@ -9,6 +9,7 @@ import runpy
 import numpy as np
 import pytest
 import tensorflow as tf
+from common import has_multi_optimizer
 
 import tf_optim_ext
 from tf_optim_ext import __main__, optimizers
@@ -336,6 +337,7 @@ def test_recipe_of_cyclical_schedules(tmp_path):
         assert again.get_config() == optimizer.get_config()
 
 
+@has_multi_optimizer
 def test_recipe_of_several_optimizers(tmp_path):
     (code,) = [recipe for recipe in RECIPES if "OptimizerMap" in recipe]
     (tmp_path / "recipe.py").write_text(code)

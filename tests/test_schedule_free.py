@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from common import arrays, assert_close, same
+from common import arrays, assert_close, has_multi_optimizer, same
 from schedule_free_models import (
     BATCHES,
     MAKERS,
@@ -492,6 +492,7 @@ class TestWrappers:
         expected = fitted(wrap(sgd(), initial_scale=8.0), epochs=4)
         assert_close(state(loaded), state(expected), **TOLERANCE)
 
+    @has_multi_optimizer
     def test_several_optimizers(self, tmp_path):
         model = make_model()
         last = model.layers[-1].kernel.path.split("/")[-2]

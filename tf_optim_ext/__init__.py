@@ -1,6 +1,6 @@
 """Optimizers for TensorFlow: the whole interface, one fused update per step."""
 
-from tf_optim_ext import native
+from tf_optim_ext import compat, native  # noqa: F401 (`compat` refuses what does not work)
 from tf_optim_ext.keras_hooks import AveragedWeights
 from tf_optim_ext.optimizer import Optimizer
 from tf_optim_ext.optimizers import (

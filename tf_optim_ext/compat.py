@@ -1,17 +1,69 @@
-"""Names of TensorFlow and Keras that are not public, and nothing else.
+"""Names of TensorFlow and Keras that are not public, and the versions that have them.
 
-Checked with TensorFlow 2.21.0 and Keras 3.15.1.
+Checked with TensorFlow 2.21.0 and the newest Keras 3.12, 3.13, 3.14 and 3.15 (`tests/versions.py`).
 """
 
 import sys
 import threading
 import types
+import warnings
 
 import tensorflow as tf
-from keras.src.utils.tracking import no_automatic_dependency_tracking  # noqa: F401
 from tensorflow.python.eager import context
 from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.saved_model import save
+
+OLDEST_KERAS, NEWEST_KERAS = (3, 12), (3, 15)
+
+
+def check_keras(version, backend):
+    """Refuses a Keras that this package cannot work with, and warns of one that is not tested.
+
+    Args:
+        version: that of `tf.keras`; None: it is Keras 2, which says none.
+        backend: name of its backend.
+
+    Raises:
+        ImportError: this package does not work with it; the message says what to do.
+    """
+    tested = f"Keras {_text(OLDEST_KERAS)} to {_text(NEWEST_KERAS)}"
+    if version is None:
+        raise ImportError(
+            f"tf_optim_ext works with {tested}, but `tf.keras` is Keras 2, as the environment "
+            "variable TF_USE_LEGACY_KERAS says: remove it."
+        )
+    if backend != "tensorflow":
+        raise ImportError(
+            f"tf_optim_ext works with Keras' backend 'tensorflow', but Keras uses {backend!r}: set "
+            "the environment variable KERAS_BACKEND=tensorflow."
+        )
+    number = tuple(int(part) for part in version.split(".")[:2])
+    if number < OLDEST_KERAS:
+        raise ImportError(
+            f"tf_optim_ext works with {tested}, but Keras {version} is installed: "
+            f'pip install -U "keras>={_text(OLDEST_KERAS)}"'
+        )
+    if number > NEWEST_KERAS:
+        warnings.warn(
+            f"tf_optim_ext was tested with {tested}, but not with Keras {version}, which is "
+            "installed: what it uses of Keras may have changed.",
+            stacklevel=2,
+        )
+
+
+def _text(number):
+    return ".".join(map(str, number))
+
+
+check_keras(getattr(tf.keras, "__version__", None), tf.keras.backend.backend())
+
+try:
+    from keras.src.utils.tracking import no_automatic_dependency_tracking  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"tf_optim_ext does not work with Keras {tf.keras.__version__}, which lacks a part that it "
+        f"uses; it was tested up to Keras {_text(NEWEST_KERAS)}."
+    ) from error
 
 
 def inside_xla():

@@ -310,17 +310,19 @@ class Configuration(Interface):
 
         Raises:
             TypeError: `var_list` holds something that is no variable.
-            ValueError: the optimizer is already built.
+            ValueError: the optimizer is already built, and this is not what was said before.
         """
-        self._check_not_built("exclude_from_weight_decay")
-        self.__dict__["_exemptions"] = Exemptions.of(var_list or (), var_names or (), self._var_key)
+        self._exempt("exclude_from_weight_decay", "_exemptions", var_list, var_names)
 
-    def _check_not_built(self, method):
-        if self.built:
+    def _exempt(self, method, attribute, var_list, var_names):
+        exemptions = Exemptions.of(var_list or (), var_names or (), self._var_key)
+        # The same again is what the second of several replicas says.
+        if self.built and exemptions != getattr(self, attribute):
             raise ValueError(
                 f"`{method}` must be called before the optimizer is built, that is before its "
                 "first step."
             )
+        self.__dict__[attribute] = exemptions
 
     def _use_weight_decay(self, variable):
         return not self._covers(self._exemptions, variable)

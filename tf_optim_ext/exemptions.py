@@ -34,6 +34,11 @@ class Exemptions:
     def __bool__(self):
         return bool(self._patterns or self._paths or self._positions)
 
+    def __eq__(self, other):
+        return isinstance(other, Exemptions) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def cover(self, variable, key, position):
         """Whether a variable is selected."""
         if self._keys:

@@ -34,12 +34,9 @@ class LayerwiseOptimizer(Optimizer):
                 its path (Keras 3) or name.
 
         Raises:
-            ValueError: the optimizer is already built.
+            ValueError: the optimizer is already built, and this is not what was said before.
         """
-        self._check_not_built("exclude_from_layer_adaptation")
-        self.__dict__["_layer_exemptions"] = Exemptions.of(
-            var_list or (), var_names or (), self._var_key
-        )
+        self._exempt("exclude_from_layer_adaptation", "_layer_exemptions", var_list, var_names)
 
     def _hyperparameter_values(self, names, variables):
         values = super()._hyperparameter_values(names, variables)

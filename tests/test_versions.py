@@ -1,0 +1,105 @@
+"""Which versions of Keras are taken, warned of and refused; `versions.py` tests those taken."""
+
+import pathlib
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+import tensorflow as tf
+from common import PACKAGE
+
+from tf_optim_ext import compat
+
+ROOT = pathlib.Path(__file__).parent.parent
+OLDEST, NEWEST = (".".join(map(str, n)) for n in (compat.OLDEST_KERAS, compat.NEWEST_KERAS))
+TESTED = f"works with Keras {re.escape(OLDEST)} to {re.escape(NEWEST)}, but"
+
+
+def test_that_of_this_environment_is_tested():
+    compat.check_keras(tf.keras.__version__, "tensorflow")
+
+
+@pytest.mark.parametrize("version", [f"{OLDEST}.0", f"{NEWEST}.1", f"{NEWEST}.0.dev2026010103"])
+def test_taken(version):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compat.check_keras(version, "tensorflow")
+
+
+@pytest.mark.parametrize(
+    ("version", "backend", "message"),
+    [
+        (None, "tensorflow", f"{TESTED} `tf.keras` is Keras 2, .*TF_USE_LEGACY_KERAS"),
+        ("3.11.3", "tensorflow", f'{TESTED} Keras 3.11.3 is installed: pip .*"keras>={OLDEST}"'),
+        ("3.9.0", "tensorflow", "Keras 3.9.0 is installed"),
+        ("2.15.0", "tensorflow", "Keras 2.15.0 is installed"),
+        (f"{NEWEST}.0", "jax", "Keras uses 'jax': set .*KERAS_BACKEND=tensorflow"),
+        (f"{NEWEST}.0", "torch", "Keras uses 'torch'"),
+    ],
+)
+def test_refused(version, backend, message):
+    with pytest.raises(ImportError, match=message):
+        compat.check_keras(version, backend)
+
+
+@pytest.mark.parametrize("version", ["3.99.0", "3.100.0rc1", "4.0.0"])
+def test_newer_ones_are_warned_of(version):
+    with pytest.warns(UserWarning, match=f"but not with Keras {re.escape(version)}, which is"):
+        compat.check_keras(version, "tensorflow")
+
+
+def imported(setting, **environment):
+    """The last line of errors of a process that imports the package with another Keras."""
+    code = f"import tensorflow as tf, keras, sys\n{setting}\nimport tf_optim_ext"
+    run = subprocess.run(
+        [sys.executable, "-W", "always::UserWarning", "-c", code],
+        env={"PATH": "", "PYTHONPATH": str(PACKAGE), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        cwd=PACKAGE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.returncode, run.stderr
+
+
+class TestImport:
+    """Before anything else fails that says less."""
+
+    def test_keras_2(self):
+        code, errors = imported("", TF_USE_LEGACY_KERAS="1")
+        assert code == 1
+        assert errors.splitlines()[-1].startswith("ImportError: tf_optim_ext works with Keras 3.")
+
+    @pytest.mark.long
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ("tf.keras.__version__ = '3.11.3'", "Keras 3.11.3 is installed"),
+            ("tf.keras.backend.backend = lambda: 'torch'", "Keras uses 'torch'"),
+            (
+                "tf.keras.__version__ = '3.99.0'; sys.modules['keras.src.utils.tracking'] = None",
+                "does not work with Keras 3.99.0, which lacks a part",
+            ),
+        ],
+    )
+    def test_refused(self, setting, message):
+        code, errors = imported(setting)
+        assert code == 1
+        assert errors.splitlines()[-1].startswith("ImportError: tf_optim_ext ")
+        assert message in errors.splitlines()[-1]
+
+    @pytest.mark.long
+    def test_a_newer_one(self):
+        code, errors = imported("tf.keras.__version__ = '3.99.0'")
+        assert code == 0
+        assert "UserWarning: tf_optim_ext was tested with" in errors
+        assert "not with Keras 3.99.0" in errors
+
+
+def test_what_pip_installs_is_what_is_taken():
+    text = (ROOT / "pyproject.toml").read_text()
+    lowest, below = re.search(r'"keras>=([\d.]+),<([\d.]+)"', text).groups()
+    major, minor = compat.NEWEST_KERAS
+    assert (lowest, below) == (OLDEST, f"{major}.{minor + 1}")
