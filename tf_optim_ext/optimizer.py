@@ -180,6 +180,11 @@ class Optimizer(Interface):
         return frame.decay(w, h)
 
     @classmethod
+    def stateful_decay(cls, w, s, h):
+        """`decay`, for a subclass whose decay depends on the state before the step."""
+        return cls.decay(w, h)
+
+    @classmethod
     @functools.cache
     def program(cls, row_wise=False, catch_up=False, **flags):
         """The traced rule, a `rule.Program`, for one setting of options, flags and choices.
@@ -198,7 +203,7 @@ class Optimizer(Interface):
         own = (*cls.variable_scalars, *numbers, *((LAST_STEP,) if catch_up else ()))
         flags = {**dict.fromkeys(frame.FLAGS, False), **flags}
         return trace(
-            functools.partial(frame.complete, cls.rule, cls.decay),
+            functools.partial(frame.complete, cls.rule, cls.stateful_decay),
             slots,
             (*frame.HYPERPARAMETERS, *cls.hyperparameters, *cls.computed_hyperparameters),
             {**flags, "row_wise": row_wise, "catch_up": catch_up},

@@ -4,6 +4,8 @@ They train at one point, y, and are to be evaluated at another one, the average 
 model's variables can hold either. Everything here is about which of them they hold.
 """
 
+import math
+
 import tensorflow as tf
 
 from tf_optim_ext import compat, keras_hooks
@@ -23,11 +25,6 @@ def warmed_up_rate(h):
     """The learning rate, rising linearly over the warm-up."""
     rising = h.learning_rate * (h.step / h.warmup_steps)
     return where(h.step < h.warmup_steps, rising, h.learning_rate)
-
-
-def previous_z(w, s, h):
-    """The slot z; the weights themselves at first, as they may be loaded after `build`."""
-    return where(h.step > 1, s.z, w)
 
 
 def advance(y, z, direction, rate, weight, beta):
@@ -52,7 +49,7 @@ class ScheduleFreeOptimizer(Optimizer):
         **kwargs: see `Optimizer`.
     """
 
-    slot_initializers = {"z": "weights"}
+    slot_initializers = {"z": math.nan}
     optimizer_scalars = ("weight_sum", "lr_max")
 
     def __init__(self, learning_rate, **kwargs):
@@ -109,12 +106,14 @@ class ScheduleFreeOptimizer(Optimizer):
     def _towards_z(self, values, fraction):
         """Points a fraction of the way from `values` to z."""
         with tf.init_scope():
-            if self.iterations.numpy() == 0:  # z is not in use yet, see `previous_z`
+            if self.iterations.numpy() == 0:  # z is not in use yet, see `unless_set`
                 return [tf.identity(value) for value in values]
             moved = []
             for value, variable in zip(values, self._trainable_variables):
-                z = compat.tensorflow_variable(self.get_slot(variable, "z"))
+                with compat.hidden_from_debuggers():
+                    z = tf.convert_to_tensor(self.get_slot(variable, "z").value)
                 start = tf.cast(value, z.dtype)
+                z = tf.where(tf.math.is_nan(z), start, z)
                 moved.append(tf.cast(start + fraction * (z - start), value.dtype))
             return moved
 

@@ -1,5 +1,7 @@
 """The variables of an optimizer: slots, their names, saving and restoring."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -92,11 +94,17 @@ class State(tf.keras.optimizers.Optimizer):
         ]
 
     def _initial_value(self, variable, name):
-        initializer = self.slot_initializers.get(name, 0.0)
+        default = math.nan if name == "average" else 0.0
+        initializer = self.slot_initializers.get(name, default)
         if isinstance(initializer, (int, float)):
-            return tf.fill(variable.shape, tf.constant(initializer, tf.float64))
+            # In the dtype of the slot: a cast of NaN would be reported by TensorFlow's debugger.
+            return tf.fill(variable.shape, tf.constant(initializer, _dtype_of_slots(variable)))
         if isinstance(initializer, str) and initializer == "weights":
-            return compat.tensorflow_variable(variable)
+            raise ValueError(
+                f"{type(self).__name__} has the slot {name!r} start from the weights, which may "
+                "have no value yet. Start it as NaN, `math.nan`, and let the rule read "
+                f"`unless_set(s.{name}, w, h)`; see `tf_optim_ext.rule`."
+            )
         return initializer
 
     def _create_scalars(self, variables):
@@ -144,7 +152,7 @@ class State(tf.keras.optimizers.Optimizer):
         if existing is not None:
             return existing
         shape = tuple(var.shape if shape is None else shape)
-        dtype = "float64" if tf.as_dtype(var.dtype) == tf.float64 else "float32"
+        dtype = _dtype_of_slots(var)
         value = initializer
         if callable(initializer) or isinstance(initializer, (str, dict)):
             value = tf.keras.initializers.get(initializer)(shape, dtype=dtype)
@@ -330,9 +338,19 @@ class State(tf.keras.optimizers.Optimizer):
                 variable = compat.tensorflow_variable(variable)
                 self._distribution_strategy.extended.update(
                     variable,
-                    lambda v, a: v.assign(tf.cast(a, v.dtype)),
+                    _assign_if_set,
                     args=(average.value,),
                 )
+
+
+def _assign_if_set(variable, average):
+    # Before the first update there is no average.
+    value = tf.cast(average, variable.dtype)
+    variable.assign(tf.where(tf.math.is_nan(value), variable, value))
+
+
+def _dtype_of_slots(variable):
+    return "float64" if tf.as_dtype(variable.dtype) == tf.float64 else "float32"
 
 
 def _rows(variable):

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tf_optim_ext import sparse
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import norm
+from tf_optim_ext.rule import divide_no_nan, norm
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -59,7 +59,7 @@ class ConditionalGradient(Optimizer):
     @staticmethod
     def rule(w, g, s, h):
         # With the nuclear norm, the gradient was replaced by the corner already.
-        corner = g if h.ord == "nuclear" else g / (norm(g) + h.epsilon)
+        corner = g if h.ord == "nuclear" else divide_no_nan(g, norm(g) + h.epsilon)
         return h.learning_rate * w - (1 - h.learning_rate) * h.lambda_ * corner
 
     @classmethod
