@@ -630,15 +630,16 @@ class TestDoG:
         )
         assert np.any(np.diff(distances) < 0)
 
-    def test_decay_is_multiplied_by_the_step_and_not_part_of_its_size(self):
+    def test_decay_is_a_part_of_the_gradient(self):
         theta, gradients = make(steps=2)
         steps = list(dog([theta], [[g] for g in gradients], **DOG, weight_decay=0.5))
         r_bar, G, x = 0.01 * (1 + np.linalg.norm(theta)), 0.0, theta
         for t, (g, (new, _, shared)) in enumerate(zip(gradients, steps, strict=True)):
             if t > 0:
                 r_bar = max(r_bar, np.linalg.norm(x - theta))
+            g = g + 0.5 * x
             G += np.sum(g**2)
-            x = x - 0.7 * r_bar / math.sqrt(G + 1e-3) * (g + 0.5 * x)
+            x = x - 0.7 * r_bar / math.sqrt(G + 1e-3) * g
             np.testing.assert_allclose(shared["max_distance"], r_bar, rtol=1e-13)
             np.testing.assert_allclose(new[0], x, rtol=1e-13)
 

@@ -93,6 +93,8 @@ class ConditionalGradient(Optimizer):
         if self.clipvalue:
             g = tf.clip_by_value(g, -self.clipvalue, self.clipvalue)
         if g.shape.rank < 2:
-            return g / (tf.norm(g) + self.epsilon)
-        _, u, v = tf.linalg.svd(g)
-        return tf.matmul(u[..., :1], v[..., :1], transpose_b=True)
+            return tf.math.divide_no_nan(g, tf.norm(g) + self.epsilon)
+        s, u, v = tf.linalg.svd(g)
+        corner = tf.matmul(u[..., :1], v[..., :1], transpose_b=True)
+        # A matrix of zeros has singular vectors, but points nowhere.
+        return tf.where(s[..., :1, tf.newaxis] > 0, corner, tf.zeros_like(corner))
