@@ -584,8 +584,9 @@ class Optimizer(Interface):
     @without_autograph
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; what `apply_gradients` does for all of them, without its frame."""
-        gradients, variables, _ = self._check([gradient], [variable])
-        self._run(self._program(), variables, gradients, 1.0, learning_rate)
+        gradients, variables, checked_late = self._check([gradient], [variable])
+        with _in_graph(self.name, checked_late):
+            self._run(self._program(), variables, gradients, 1.0, learning_rate)
 
     # ------------------------------------------------------------------------------ configuration
 
