@@ -12,7 +12,7 @@ import recordings
 from recordings import parameter_free as parameter_free_recordings
 from recordings import schedule_free as schedule_free_recordings
 from references import adam, parameter_free, schedule_free
-from references.parameter_free import dadaptadam, dadaptlion, dadaptsgd, dog, prodigy
+from references.parameter_free import dadaptadam, dadaptlion, dadaptsgd, dog, ldog, prodigy
 from references.schedule_free import (
     averaged,
     schedulefreeadamw,
@@ -167,6 +167,8 @@ class TestRecordings:
                 assert set(slots) == set(metadata["slots"])
             for slot, expected in variable["slots"].items():
                 actual = np.stack([slots[slot] for _, slots in steps])
+                # One number for the variable, which the recording repeats for all elements.
+                actual = actual.reshape(actual.shape + (1,) * (expected.ndim - actual.ndim))
                 assert_close_along_steps(actual, expected, TOLERANCE)
 
     @pytest.mark.parametrize(
@@ -176,6 +178,10 @@ class TestRecordings:
         # A recording in which they do not would hardly check them.
         metadata, variables = recordings.load(recordings.DIRECTORY / f"{name}.npz")
         reference = getattr(parameter_free, metadata["reference"])
+        if reference is ldog:
+            for steps in run(metadata, variables):
+                assert np.unique([slots["max_distance"] for _, slots in steps]).size > 1
+            return
         steps = list(
             reference(
                 [variable["initial"] for variable in variables],
@@ -630,17 +636,38 @@ class TestDoG:
         )
         assert np.any(np.diff(distances) < 0)
 
-    def test_decay_is_multiplied_by_the_step_and_not_part_of_its_size(self):
+    def test_decay_is_a_part_of_the_gradient(self):
         theta, gradients = make(steps=2)
         steps = list(dog([theta], [[g] for g in gradients], **DOG, weight_decay=0.5))
         r_bar, G, x = 0.01 * (1 + np.linalg.norm(theta)), 0.0, theta
         for t, (g, (new, _, shared)) in enumerate(zip(gradients, steps, strict=True)):
             if t > 0:
                 r_bar = max(r_bar, np.linalg.norm(x - theta))
+            g = g + 0.5 * x
             G += np.sum(g**2)
-            x = x - 0.7 * r_bar / math.sqrt(G + 1e-3) * (g + 0.5 * x)
+            x = x - 0.7 * r_bar / math.sqrt(G + 1e-3) * g
             np.testing.assert_allclose(shared["max_distance"], r_bar, rtol=1e-13)
             np.testing.assert_allclose(new[0], x, rtol=1e-13)
+
+    def test_decay_by_hand(self):
+        arguments = {"learning_rate": 1.0, "reps_rel": 0.1, "epsilon": 1e-8, "weight_decay": 0.5}
+        steps = dog([np.array(1.0)], [[0.01]] * 4, **arguments)
+        np.testing.assert_allclose(
+            [new[0] for new, *_ in steps], [0.8, 0.674689, 0.522166, 0.357968], atol=1e-6
+        )
+
+
+class TestLDoG:
+    def test_is_dog_for_each_variable(self):
+        (theta, gradients), (other, others) = make(), make((5,), seed=1)
+        for weights_of_one, its_gradients in ((theta, gradients), (other, others)):
+            joint_steps = dog(
+                [weights_of_one], [[g] for g in its_gradients], **DOG, weight_decay=0.3
+            )
+            steps = ldog(weights_of_one, its_gradients, **DOG, weight_decay=0.3)
+            for (new, slots), ((expected,), _, shared) in zip(steps, joint_steps, strict=True):
+                np.testing.assert_allclose(new, expected, rtol=1e-13)
+                assert slots["max_distance"] == pytest.approx(shared["max_distance"], rel=1e-13)
 
 
 class TestScheduleFree:

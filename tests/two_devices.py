@@ -379,7 +379,13 @@ def summed_by_the_caller(strategy):
         expected, single = common.make_variables("tf"), ADAM.make()
         gradients = common.make_gradients(0)
 
-        def step(optimizer=optimizer, variables=variables, summed=summed, skip=skip):
+        def step(
+            optimizer=optimizer,
+            variables=variables,
+            gradients=gradients,
+            summed=summed,
+            skip=skip,
+        ):
             factor = tf.distribute.get_replica_context().replica_id_in_sync_group
             factor = 1.0 + tf.cast(factor, tf.float32)
             pairs = [(factor * g, v) for g, v in zip(gradients, variables)]

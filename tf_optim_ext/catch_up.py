@@ -21,7 +21,8 @@ def catch_up(rule, decay, w, s, h):
     moved them they do not get.
 
     Args:
-        rule, decay, w, s, h: as of `frame.complete`.
+        rule, w, s, h: as of `frame.complete`.
+        decay: function of `w` and `h`.
 
     Raises:
         NotConstant: a slot changes by other than a constant factor.

@@ -38,14 +38,19 @@ def squared(g, h):
     return reduce_mean(square(g)) if h.row_wise else square(g)
 
 
-def complete(rule, decay, w, g, s, h):
+def complete(rule, stateful_decay, w, g, s, h):
     """The new weights: a rule with everything around it.
 
     Args:
         rule: a rule.
-        decay: function of `w` and `h`: what the rule gets as `w`.
+        stateful_decay: function of `w`, `s` and `h`: what the rule gets as `w`.
         w, g, s, h: as in a rule.
     """
+    before = s.fresh()
+
+    def decay(w, h):
+        return stateful_decay(w, before, h)
+
     g = clip(g * h.gradient_scale, -h.clipvalue, h.clipvalue)
     if h.catch_up:
         try:

@@ -57,6 +57,16 @@ def current(value, iterations):
     return replica.read(value) if checks.is_variable(value) else value
 
 
+def is_scalar(value):
+    """Whether what `current` returned is a tensor."""
+    return tf.is_tensor(value) and value.shape.rank == 0
+
+
+def as_tensor(value, dtype):
+    """What `current` returned, as a tensor; a cast of a number would go by way of float32."""
+    return tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
+
+
 def for_config(value):
     """A checked hyperparameter, or None, as JSON can hold it; of a variable its current value."""
     if checks.is_variable(value):

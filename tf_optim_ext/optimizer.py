@@ -135,6 +135,11 @@ class Optimizer(Configuration):
         return frame.decay(w, h)
 
     @classmethod
+    def stateful_decay(cls, w, s, h):
+        """`decay`, for a subclass whose decay depends on the state before the step."""
+        return cls.decay(w, h)
+
+    @classmethod
     @functools.cache
     def program(cls, row_wise=False, catch_up=False, **flags):
         """The traced rule, a `rule.Program`, for one setting of options, flags and choices.
@@ -153,7 +158,7 @@ class Optimizer(Configuration):
         own = (*cls.variable_scalars, *numbers, *((LAST_STEP,) if catch_up else ()))
         flags = {**dict.fromkeys(frame.FLAGS, False), **flags}
         return trace(
-            functools.partial(frame.complete, cls.rule, cls.decay),
+            functools.partial(frame.complete, cls.rule, cls.stateful_decay),
             slots,
             (*frame.HYPERPARAMETERS, *cls.hyperparameters, *cls.computed_hyperparameters),
             {**flags, "row_wise": row_wise, "catch_up": catch_up},
@@ -534,8 +539,9 @@ class Optimizer(Configuration):
     @without_autograph
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; what `apply_gradients` does for all of them, without its frame."""
-        gradients, variables, _ = self._check([gradient], [variable])
-        self._run(self._program(), variables, gradients, 1.0, learning_rate)
+        gradients, variables, checked_late = self._check([gradient], [variable])
+        with _in_graph(self.name, checked_late):
+            self._run(self._program(), variables, gradients, 1.0, learning_rate)
 
     # ------------------------------------------------------------------------------ configuration
 

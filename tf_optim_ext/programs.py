@@ -5,12 +5,12 @@ import functools
 import itertools
 
 from tf_optim_ext import frame
-from tf_optim_ext.rule import lerp, trace, where
+from tf_optim_ext.rule import is_set, lerp, trace, unless_set, where
 
 
 def _average(w, g, s, h):
     """Exponential moving average `w` of the model's weights `g`; the first one is a copy."""
-    return where(h.step > 1, lerp(g, w, h.ema_momentum), g)
+    return where(is_set(w, h) != 0, lerp(g, unless_set(w, g, h), h.ema_momentum), g)
 
 
 def _accumulate(w, g, s, h):

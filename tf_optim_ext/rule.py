@@ -199,6 +199,26 @@ def where(condition, x, y):
     return _apply("where", condition, x, y)
 
 
+def is_set(slot, h):
+    """1 where an update has assigned `slot` before, 0 in the first update of an element.
+
+    For slots that start as NaN, which is "nothing yet". Variables have their first updates in
+    different steps: gradients may be missing, rows rare, layers frozen at first.
+    """
+    # In the first step of all, whatever old files and other optimizers stored.
+    return where(h.step > 1, where(slot != slot, 0.0, 1.0), 0.0)
+
+
+def unless_set(slot, first, h):
+    """`slot`, or `first` in the first update of an element; see `is_set`."""
+    return where(h.step > 1, where(slot != slot, first, slot), first)
+
+
+def divide_no_nan(x, y):
+    """`x / y`, and 0 where `y` is 0."""
+    return where(y == 0, 0.0, x / y)
+
+
 def clip(x, lowest, highest):
     return minimum(maximum(x, lowest), highest)
 
@@ -337,6 +357,15 @@ class Program:
         if self.by_row:
             text += "by row"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def may_be_unset(self):
+        """Names of the arrays that may be NaN for "nothing yet": it compares them with themselves.
+
+        See `is_set`.
+        """
+        compared = [n.args for n in self.nodes if n.op == "not_equal" and n.args[0] == n.args[1]]
+        return {self.nodes[i].data for i, _ in compared if self.nodes[i].op == "input"}
 
     def reductions(self, stage):
         """Indices of the reductions that pass number `stage` computes."""

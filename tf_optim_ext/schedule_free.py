@@ -4,10 +4,14 @@ They train at one point, y, and are to be evaluated at another one, the average 
 model's variables can hold either. Everything here is about which of them they hold.
 """
 
+import functools
+import math
+
 import tensorflow as tf
 
-from tf_optim_ext import compat, keras_hooks
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext import compat, keras_hooks, replica, route, targets
+from tf_optim_ext.interrupts import DeferredInterrupts
+from tf_optim_ext.optimizer import Optimizer, without_autograph
 from tf_optim_ext.rule import lerp, maximum, where
 
 
@@ -23,11 +27,6 @@ def warmed_up_rate(h):
     """The learning rate, rising linearly over the warm-up."""
     rising = h.learning_rate * (h.step / h.warmup_steps)
     return where(h.step < h.warmup_steps, rising, h.learning_rate)
-
-
-def previous_z(w, s, h):
-    """The slot z; the weights themselves at first, as they may be loaded after `build`."""
-    return where(h.step > 1, s.z, w)
 
 
 def advance(y, z, direction, rate, weight, beta):
@@ -52,7 +51,7 @@ class ScheduleFreeOptimizer(Optimizer):
         **kwargs: see `Optimizer`.
     """
 
-    slot_initializers = {"z": "weights"}
+    slot_initializers = {"z": math.nan}
     optimizer_scalars = ("weight_sum", "lr_max")
 
     def __init__(self, learning_rate, **kwargs):
@@ -109,30 +108,79 @@ class ScheduleFreeOptimizer(Optimizer):
     def _towards_z(self, values, fraction):
         """Points a fraction of the way from `values` to z."""
         with tf.init_scope():
-            if self.iterations.numpy() == 0:  # z is not in use yet, see `previous_z`
+            if self.iterations.numpy() == 0:  # z is not in use yet, see `unless_set`
                 return [tf.identity(value) for value in values]
             moved = []
             for value, variable in zip(values, self._trainable_variables):
-                z = compat.tensorflow_variable(self.get_slot(variable, "z"))
+                with compat.hidden_from_debuggers():
+                    z = tf.convert_to_tensor(self.get_slot(variable, "z").value)
                 start = tf.cast(value, z.dtype)
+                z = tf.where(tf.math.is_nan(z), start, z)
                 moved.append(tf.cast(start + fraction * (z - start), value.dtype))
             return moved
 
     def _switch(self, values, averaged):
-        with tf.init_scope():
+        with tf.init_scope(), DeferredInterrupts():
             for variable, value in zip(self._model_variables(), values):
                 variable.assign(value)
             self._averaged.assign(averaged)
 
-    def _accumulate_or_update(self, gradients, variables):
+    # No step is taken from averaged weights: whatever runs it finds out when it runs.
+
+    def _check(self, gradients, variables):
+        present_gradients, present, late = super()._check(gradients, variables)
+        self.build(variables)  # may restore what says which weights the variables hold
+        message = (
+            f"The variables hold averaged weights, but {self.name!r} needs gradients at its "
+            "training weights: call `use_training_weights()` before computing them."
+        )
         with tf.init_scope():  # in a `tf.function`: when it is traced
-            # In a graph of a session there is no value to look at.
             if tf.executing_eagerly() and self.holds_averaged_weights:
-                raise RuntimeError(
-                    f"The variables hold averaged weights, but {self.name!r} needs gradients at "
-                    "its training weights: call `use_training_weights()` before computing them."
-                )
-        super()._accumulate_or_update(gradients, variables)
+                raise RuntimeError(message)
+        if not tf.executing_eagerly() and not compat.inside_xla():
+            late = [*late, tf.debugging.Assert(self._may_step(), [message])]
+        return present_gradients, present, late
+
+    def _may_step(self):
+        return tf.equal(replica.read(self._averaged), 0.0)
+
+    def _accumulate_or_update(self, gradients, variables):
+        update = functools.partial(super()._accumulate_or_update, gradients, variables)
+        self._unless_averaged(gradients, variables, update)
+
+    @without_autograph
+    def update_step(self, gradient, variable, learning_rate):
+        """See `Optimizer`."""
+        if not self.built:
+            raise ValueError(
+                "`update_step` needs an optimizer that is built: call `build(variables)` first."
+            )
+        update = functools.partial(super().update_step, gradient, variable, learning_rate)
+        self._unless_averaged([gradient], [variable], update)
+
+    def _unless_averaged(self, gradients, variables, update):
+        """XLA leaves out assertions: there, native steps fail, and others do nothing."""
+        if not compat.inside_xla() or self._fails_natively(gradients, variables):
+            update()
+            return
+
+        def refuse():
+            replica.add(self._iterations, -1)  # the caller counts this step
+
+        tf.cond(self._may_step(), lambda: (update(), 0)[1], lambda: (refuse(), 0)[1])
+
+    def _fails_natively(self, gradients, variables):
+        obstacles = [targets.obstacle(compat.tensorflow_variable(v)) for v in variables]
+        is_sparse = any(isinstance(g, tf.IndexedSlices) for g in gradients)
+        chosen = route.choose(self._program(), next(filter(None, obstacles), None), is_sparse)
+        return chosen.startswith("native")
+
+    def _finished_updates(self, reader=None):
+        finished = super()._finished_updates(reader)
+        if not compat.inside_xla() or self._averaged is None:
+            return finished
+        # What the native step refuses.
+        return tf.where(self._may_step(), finished, tf.constant(-1, finished.dtype))
 
 
 class _AveragedWeights:

@@ -1,5 +1,6 @@
 """The variables of an optimizer: slots, their names, saving and restoring."""
 
+import math
 import warnings
 
 import numpy as np
@@ -116,15 +117,21 @@ class State(tf.keras.optimizers.Optimizer):
         ]
 
     def _initial_value(self, variable, name):
-        initializer = self._first_value(name)
-        if isinstance(initializer, (int, float)):
-            return tf.fill(variable.shape, tf.constant(initializer, tf.float64))
+        initializer = self._first_value(name, math.nan if name == "average" else 0.0)
+        if isinstance(initializer, (int, float)) or hyperparameters.is_scalar(initializer):
+            # In the dtype of the slot: a cast of NaN would be reported by TensorFlow's debugger.
+            value = hyperparameters.as_tensor(initializer, _dtype_of_slots(variable))
+            return tf.fill(variable.shape, value)
         if isinstance(initializer, str) and initializer == "weights":
-            return compat.tensorflow_variable(variable)
+            raise ValueError(
+                f"{type(self).__name__} has the slot {name!r} start from the weights, which may "
+                "have no value yet. Start it as NaN, `math.nan`, and let the rule read "
+                f"`unless_set(s.{name}, w, h)`; see `tf_optim_ext.rule`."
+            )
         return initializer
 
-    def _first_value(self, name):
-        initializer = self.slot_initializers.get(name, 0.0)
+    def _first_value(self, name, default=0.0):
+        initializer = self.slot_initializers.get(name, default)
         if isinstance(initializer, str) and initializer in self.hyperparameters:
             return hyperparameters.current(getattr(self, initializer), self._iterations)
         return initializer
@@ -138,7 +145,7 @@ class State(tf.keras.optimizers.Optimizer):
                     continue
                 value = self._first_value(name)
                 if program.by_row:
-                    value = tf.fill(_rows(variable), tf.constant(value, tf.float64))
+                    value = tf.fill(_rows(variable), hyperparameters.as_tensor(value, "float64"))
                 slot = self._add_beside(variable, f"{_path(variable)}_{name}", value, "float64")
                 self._register_slot(name, self._var_key(variable), slot)
         missing = [n for n in program.optimizer_scalars if n not in self._optimizer_scalars]
@@ -177,7 +184,7 @@ class State(tf.keras.optimizers.Optimizer):
         if existing is not None:
             return existing
         shape = tuple(var.shape if shape is None else shape)
-        dtype = "float64" if tf.as_dtype(var.dtype) == tf.float64 else "float32"
+        dtype = _dtype_of_slots(var)
         value = initializer
         if callable(initializer) or isinstance(initializer, (str, dict)):
             value = tf.keras.initializers.get(initializer)(shape, dtype=dtype)
@@ -443,7 +450,7 @@ class State(tf.keras.optimizers.Optimizer):
                 variable = compat.tensorflow_variable(variable)
                 self._distribution_strategy.extended.update(
                     variable,
-                    lambda v, a: v.assign(tf.cast(a, v.dtype)),
+                    _assign_if_set,
                     args=(average.value,),
                 )
 
@@ -464,6 +471,16 @@ def _damaged(stored, expected):
     """Whether positions are missing in between, or some slots have fewer than others."""
     lengths = {length for _, length in stored.values() if length > 1}
     return any(count != length for count, length in stored.values()) or len(lengths) > 1
+
+
+def _assign_if_set(variable, average):
+    # Before the first update there is no average.
+    value = tf.cast(average, variable.dtype)
+    variable.assign(tf.where(tf.math.is_nan(value), variable, value))
+
+
+def _dtype_of_slots(variable):
+    return "float64" if tf.as_dtype(variable.dtype) == tf.float64 else "float32"
 
 
 def _rows(variable):

@@ -11,6 +11,7 @@ _DOG = (
     "no decay, as that of the implementation is part of the gradients; its sum of squares starts"
     " with eps, which the reference adds"
 )
+_DOG_SUM = "its sum of squares starts with eps, which the reference adds"
 
 _RENAMED = {
     "lr": "learning_rate",
@@ -183,6 +184,38 @@ RECORDINGS = (
         eps=1e4,
     ),
     _recording(
+        "dog_dog_decay",
+        "dog.DoG",
+        ("initial_weights",),
+        (SCALAR, VECTOR, MATRIX),
+        _DOG_SUM,
+        lr=0.8,
+        reps_rel=0.02,
+        eps=1e-6,
+        weight_decay=0.3,
+    ),
+    _recording(
+        "dog_ldog",
+        "dog.LDoG",
+        ("initial_weights", "max_distance", "squared_norm_sum"),
+        (SCALAR, VECTOR, MATRIX),
+        _DOG_SUM,
+        lr=1.0,
+        reps_rel=1e-2,
+        eps=1e-8,
+    ),
+    _recording(
+        "dog_ldog_decay",
+        "dog.LDoG",
+        ("initial_weights", "max_distance", "squared_norm_sum"),
+        (VECTOR, TENSOR),
+        _DOG_SUM,
+        lr=0.6,
+        reps_rel=0.05,
+        eps=10.0,
+        weight_decay=0.2,
+    ),
+    _recording(
         "optax_dog",
         "optax.contrib.dog",
         ("initial_weights",),
@@ -238,9 +271,14 @@ def record_dog(recording, initial, gradients):
     import dog
 
     def convert(optimizer, slot, i, parameter):
-        return optimizer.param_groups[0]["init_buffer"][i].numpy()
+        group = optimizer.param_groups[0]
+        if slot == "initial_weights":
+            return group["init_buffer"][i].numpy()
+        number = group["rbar"][i] if slot == "max_distance" else group["G"][i] - group["eps"]
+        return number.expand(parameter.shape).numpy()
 
-    return _record(dog.DoG, recording, initial, gradients, convert)
+    cls = getattr(dog, recording.implementation.split(".")[-1])
+    return _record(cls, recording, initial, gradients, convert)
 
 
 def record_optax(recording, initial, gradients):

@@ -9,6 +9,9 @@ the weights and a dictionary of the slots, as copies. Arguments and slots have K
 where Keras and a paper differ, Keras' meaning of the arguments is followed; each docstring lists
 these departures.
 
+A gradient may be None in those in which something starts with the first gradient: the step has none
+for this variable, which leaves it and its slots as they are; the number of the step goes on.
+
 Departures common to all of them, except where a docstring says otherwise:
 
 *   Weight decay is decoupled, multiplied by the learning rate, and applied before the update:

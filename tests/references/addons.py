@@ -217,13 +217,14 @@ def cocob(theta, gradients, *, alpha, epsilon, learning_rate=1.0, weight_decay=N
     reward = np.zeros_like(w)
     theta = np.zeros_like(w)
     for gradient in gradients:
-        g = -np.asarray(gradient, np.float64)
-        L = np.maximum(L, np.abs(g))
-        G = G + np.abs(g)
-        reward = np.maximum(reward + (w - w_1) * g, 0)
-        theta = theta + g
-        decay = eta * lamda * w
-        w = w_1 + eta * theta / (L * np.maximum(G + L, alpha * L)) * (L + reward) - decay
+        if gradient is not None:
+            g = -np.asarray(gradient, np.float64)
+            L = np.maximum(L, np.abs(g))
+            G = G + np.abs(g)
+            reward = np.maximum(reward + (w - w_1) * g, 0)
+            theta = theta + g
+            decay = eta * lamda * w
+            w = w_1 + eta * theta / (L * np.maximum(G + L, alpha * L)) * (L + reward) - decay
         yield copies(
             w,
             lipschitz=L,
@@ -283,6 +284,7 @@ def novograd(
     grad_averaging=False,
     amsgrad=False,
     weight_decay=None,
+    zero_gradients_begin=False,
 ):
     """NovoGrad.
 
@@ -303,20 +305,26 @@ def novograd(
     *   With `amsgrad`, the maximum of all v_t so far takes the place of v_t.
     *   With `grad_averaging`, the bracket of the fourth line is multiplied by 1 - beta_1, so that
         m is an average; the second line, where it begins, stays.
+    *   The first two lines are for the first gradient that is not zero, as in the authors' code,
+        which takes v = 0 as the sign of it. The paper has them for the first step, and so with
+        `zero_gradients_begin`; v then is too small after a first gradient of zeros.
     """
     w = np.array(theta, np.float64)
     d = weight_decay or 0.0
     m = np.zeros_like(w)
     v = v_max = np.float64(0.0)
-    for t, g in enumerate(gradients, 1):
-        g = np.asarray(g, np.float64)
-        v = np.sum(g**2) if t == 1 else beta_2 * v + (1 - beta_2) * np.sum(g**2)
-        v_max = np.maximum(v_max, v)
-        update = g / (np.sqrt(v_max if amsgrad else v) + epsilon) + d * w
-        if grad_averaging and t > 1:
-            update = (1 - beta_1) * update
-        m = beta_1 * m + update
-        w = w - learning_rate * m
+    begun = False
+    for g in gradients:
+        if g is not None:
+            g = np.asarray(g, np.float64)
+            v = beta_2 * v + (1 - beta_2) * np.sum(g**2) if begun else np.sum(g**2)
+            v_max = np.maximum(v_max, v)
+            update = g / (np.sqrt(v_max if amsgrad else v) + epsilon) + d * w
+            if grad_averaging and begun:
+                update = (1 - beta_1) * update
+            m = beta_1 * m + update
+            w = w - learning_rate * m
+            begun = begun or zero_gradients_begin or bool(np.any(g != 0))
         slots = {"velocity_hat": v_max} if amsgrad else {}
         yield copies(w, momentum=m, velocity=v, **slots)
 

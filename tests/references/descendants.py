@@ -107,7 +107,7 @@ def adan(theta, gradients, *, learning_rate, beta_1, beta_2, beta_3, epsilon, we
     Departures, all of them those of the authors' code:
     *   `beta_1`, `beta_2` and `beta_3` are the factors of the old averages, one minus the paper's.
     *   The averages begin with 0 and are corrected for that bias where the last two lines use them.
-    *   In the first step, the difference of gradients is 0.
+    *   With the first gradient, the difference of gradients is 0.
 
     Unlike in the other references, weight decay is that of the paper: proximal, a division after
     the update.
@@ -119,6 +119,9 @@ def adan(theta, gradients, *, learning_rate, beta_1, beta_2, beta_3, epsilon, we
     n = np.zeros_like(theta)
     g_before = None
     for k, g in enumerate(gradients, 1):
+        if g is None:
+            yield copies(theta, momentum=m, difference=v, velocity=n, previous_gradient=g_before)
+            continue
         g = np.array(g, np.float64)
         difference = np.zeros_like(g) if g_before is None else g - g_before
         m = beta_1 * m + (1 - beta_1) * g
@@ -156,20 +159,21 @@ def adopt(
     Here c_t is t^(1/4), m is the slot `momentum` and v is the slot `velocity`.
 
     Departures:
-    *   The paper counts from 0: its t is one less than the number of the step. The step 0 changes
-        nothing but v, not even by weight decay, as in the authors' code.
+    *   The paper counts from 0: its t is one less than the number of the step. The first gradient,
+        that of step 0 if none is missing, changes nothing but v, not even by weight decay, as in
+        the authors' code.
     *   Without `clipped`, which is Algorithm 1, there is no Clip.
     """
     theta = np.array(theta, np.float64)
     alpha, lamda = learning_rate, weight_decay or 0.0
     m = np.zeros_like(theta)
-    v = np.zeros_like(theta)
+    v = None
     for t, g in enumerate(gradients):
-        g = np.asarray(g, np.float64)
-        if t == 0:
-            v = g**2
+        if g is None or v is None:
+            v = v if g is None else np.asarray(g, np.float64) ** 2
             yield copies(theta, momentum=m, velocity=v)
             continue
+        g = np.asarray(g, np.float64)
         theta = theta - alpha * lamda * theta
         normed = g / np.maximum(np.sqrt(v), epsilon)
         if clipped:
@@ -476,12 +480,13 @@ def madgrad(theta, gradients, *, learning_rate, momentum, epsilon, weight_decay=
     s = np.zeros_like(x)
     nu = np.zeros_like(x)
     for k, g in enumerate(gradients):
-        g = np.asarray(g, np.float64)
-        lamda = gamma * np.sqrt(k + 1)
-        s = s + lamda * g
-        nu = nu + lamda * g**2
-        z = x_0 - s / (np.cbrt(nu) + epsilon)
-        x = (1 - c) * x + c * z - gamma * decay * x
+        if g is not None:
+            g = np.asarray(g, np.float64)
+            lamda = gamma * np.sqrt(k + 1)
+            s = s + lamda * g
+            nu = nu + lamda * g**2
+            z = x_0 - s / (np.cbrt(nu) + epsilon)
+            x = (1 - c) * x + c * z - gamma * decay * x
         yield copies(x, gradient_sum=s, squared_sum=nu, initial_weights=x_0)
 
 
@@ -510,6 +515,9 @@ def mars(theta, gradients, *, learning_rate, beta_1, beta_2, gamma, epsilon, wei
     v = np.zeros_like(x)
     g_before = np.zeros_like(x)
     for t, g in enumerate(gradients, 1):
+        if g is None:
+            yield copies(x, momentum=m, velocity=v, previous_gradient=g_before)
+            continue
         g = np.array(g, np.float64)
         c = g + gamma * beta_1 / (1 - beta_1) * (g - g_before)
         c = c / max(1.0, np.sqrt(np.sum(c**2)))

@@ -334,15 +334,13 @@ def dog(theta, gradients, *, learning_rate, reps_rel, epsilon, weight_decay=None
         eta_t = c bar r_t / sqrt(G_t + epsilon)
         x_{t+1} = x_t - eta_t g_t
 
-    with r_epsilon = alpha (1 + ||x_0||). Here x is `theta`, c is `learning_rate` and alpha is
+    with r_epsilon = alpha (1 + ||x_0||), where g_t is the gradient plus weight_decay times x_t, as
+    in the authors' package dog-optimizer: the decay is a part of G. Here x is `theta`, c is `learning_rate` and alpha is
     `reps_rel`; x_0 is the slot `initial_weights`, bar r the number `max_distance` and G the number
     `squared_norm_sum`. The averaging of the weights, which the paper recommends, is not part of
     this.
 
-    Departures from the authors' package dog-optimizer:
-    *   epsilon is no part of G, with which that starts.
-    *   Weight decay is decoupled: eta_t weight_decay x_t is subtracted with the update. There
-        weight_decay x_t is added to g_t instead, and so part of G.
+    Departure from that package: epsilon is no part of G, with which that starts.
     """
     x = _arrays(theta)
     x_0 = _arrays(theta)
@@ -350,10 +348,32 @@ def dog(theta, gradients, *, learning_rate, reps_rel, epsilon, weight_decay=None
     r_bar = alpha * (1 + _norm(x_0))
     G = 0.0
     for t, g in enumerate(gradients):
-        g = _arrays(g)
+        g = [g_i + lamda * x_i for g_i, x_i in zip(_arrays(g), x)]
         if t > 0:
             r_bar = max(r_bar, _norm([x_i - x_0i for x_i, x_0i in zip(x, x_0)]))
         G = G + _dot(g, g)
         eta = c * r_bar / math.sqrt(G + epsilon)
-        x = [x_i - eta * (g_i + lamda * x_i) for x_i, g_i in zip(x, g)]
+        x = [x_i - eta * g_i for x_i, g_i in zip(x, g)]
         yield _joint_copies(x, {"initial_weights": x_0}, max_distance=r_bar, squared_norm_sum=G)
+
+
+def ldog(theta, gradients, *, learning_rate, reps_rel, epsilon, weight_decay=None):
+    """LDoG, layer-wise DoG.
+
+    Ivgi, Hinder and Carmon (arXiv 2302.12022), the layer-wise version: `dog` for each variable by
+    itself, so that both numbers, `max_distance` and `squared_norm_sum`, are the variable's.
+
+    Departure from the authors' package: that of `dog`.
+    """
+    x = np.array(theta, np.float64)
+    x_0 = x
+    r_bar, G = None, 0.0
+    for g in gradients:
+        if g is not None:
+            g = np.asarray(g, np.float64) + (weight_decay or 0.0) * x
+            distance = math.sqrt(np.sum((x - x_0) ** 2))
+            first = reps_rel * (1 + math.sqrt(np.sum(x_0**2)))
+            r_bar = first if r_bar is None else max(r_bar, distance)
+            G = G + np.sum(g**2)
+            x = x - learning_rate * r_bar / math.sqrt(G + epsilon) * g
+        yield copies(x, initial_weights=x_0, max_distance=r_bar or 0.0, squared_norm_sum=G)

@@ -73,12 +73,13 @@ def schedulefreesgd(
     gamma, beta, lamda = learning_rate, momentum, weight_decay or 0.0
     average = _Average(r, weight_lr_power)
     for t, g in enumerate(gradients, 1):
-        g = np.asarray(g, np.float64)
         gamma_t = gamma * min(1.0, t / warmup_steps) if warmup_steps > 0 else gamma
         c = average.c(t, gamma_t)
-        z = z - gamma_t * (g + lamda * y)
-        x = (1 - c) * x + c * z
-        y = (1 - beta) * z + beta * x
+        if g is not None:
+            g = np.asarray(g, np.float64)
+            z = z - gamma_t * (g + lamda * y)
+            x = (1 - c) * x + c * z
+            y = (1 - beta) * z + beta * x
         yield copies(y, z=z)
 
 
@@ -119,14 +120,15 @@ def schedulefreeadamw(
     v = np.zeros_like(y)
     average = _Average(r, weight_lr_power)
     for t, g in enumerate(gradients, 1):
-        g = np.asarray(g, np.float64)
-        v = beta_2 * v + (1 - beta_2) * g**2
-        v_hat = v / (1 - beta_2**t)
         gamma_t = gamma * min(1.0, t / warmup_steps) if warmup_steps > 0 else gamma
         c = average.c(t, gamma_t)
-        z = z - gamma_t * (g / (np.sqrt(v_hat) + epsilon) + lamda * y)
-        x = (1 - c) * x + c * z
-        y = (1 - beta_1) * z + beta_1 * x
+        if g is not None:
+            g = np.asarray(g, np.float64)
+            v = beta_2 * v + (1 - beta_2) * g**2
+            v_hat = v / (1 - beta_2**t)
+            z = z - gamma_t * (g / (np.sqrt(v_hat) + epsilon) + lamda * y)
+            x = (1 - c) * x + c * z
+            y = (1 - beta_1) * z + beta_1 * x
         yield copies(y, z=z, velocity=v)
 
 
@@ -169,18 +171,18 @@ def schedulefreeradam(
     average = _Average(r, weight_lr_power)
     rho_inf = 2 / (1 - beta_2) - 1
     for t, g in enumerate(gradients, 1):
-        g = np.asarray(g, np.float64)
-        v = beta_2 * v + (1 - beta_2) * g**2
         rho = rho_inf - 2 * t * beta_2**t / (1 - beta_2**t)
         if rho > 4:
             numerator = (rho - 4) * (rho - 2) * rho_inf
             gamma_t = gamma * math.sqrt(numerator / ((rho_inf - 4) * (rho_inf - 2) * rho))
-            direction = g / (np.sqrt(v / (1 - beta_2**t)) + epsilon)
         else:
             gamma_t = 0.0 if silent_sgd_phase else gamma
-            direction = g
         c = average.c(t, gamma_t)
-        z = z - gamma_t * (direction + lamda * y)
-        x = (1 - c) * x + c * z
-        y = (1 - beta_1) * z + beta_1 * x
+        if g is not None:
+            g = np.asarray(g, np.float64)
+            v = beta_2 * v + (1 - beta_2) * g**2
+            root = np.sqrt(v / (1 - beta_2**t)) + epsilon
+            z = z - gamma_t * ((g / root if rho > 4 else g) + lamda * y)
+            x = (1 - c) * x + c * z
+            y = (1 - beta_1) * z + beta_1 * x
         yield copies(y, z=z, velocity=v)

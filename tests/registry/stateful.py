@@ -157,6 +157,14 @@ ENTRIES = [
         {"reps_rel": 0.0, "epsilon": 0.0},
     ),
     Entry(
+        tf_optim_ext.LDoG,
+        {"learning_rate": 0.7, "reps_rel": 1e-3, "epsilon": 1e-3, "weight_decay": 0.1},
+        parameter_free.ldog,
+        ("initial_weights", "max_distance", "squared_norm_sum"),
+        None,
+        {"reps_rel": 0.0, "epsilon": 0.0},
+    ),
+    Entry(
         tf_optim_ext.DAdaptAdam,
         {
             **_ADAM,

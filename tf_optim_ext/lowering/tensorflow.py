@@ -304,7 +304,7 @@ class _Update:
     def _evaluate(self, roots, known):
         weight = self.weight
         dtype = tf.float64 if weight.dtype == tf.float64 else tf.float32
-        arrays = {name: tf.cast(self._read(v), dtype) for name, v in self._tensors.items()}
+        arrays = {name: tf.cast(self._read_array(name), dtype) for name in self._tensors}
         gradient = tf.cast(self._values(), dtype)
         if self.first_factor is not None:
             gradient *= tf.cast(self.first_factor, dtype)
@@ -324,6 +324,12 @@ class _Update:
             SCALAR_OPERATIONS,
             to_element,
         )
+
+    def _read_array(self, name):
+        if name not in self._program.may_be_unset:
+            return self._read(self._tensors[name])
+        with compat.hidden_from_debuggers():
+            return self._read(self._tensors[name])
 
     def _values(self):
         return tf.ensure_shape(self._gradient, self.weight.shape)
@@ -381,7 +387,9 @@ class _MaskedUpdate(_Update):
     def _assign(self, variable, value):
         value = tf.cast(value, variable.dtype)
         present = tf.reshape(self._gradient.indices >= 0, [-1] + [1] * (value.shape.rank - 1))
-        replica.assign(variable, tf.where(present, value, replica.read(variable)))
+        with compat.hidden_from_debuggers():  # rows without gradient may be unset
+            value = tf.where(present, value, replica.read(variable))
+        replica.assign(variable, value)
 
 
 def _tensor_operations(dtype, like, by_row):

@@ -26,6 +26,9 @@ using tensorflow::DataType;
 using tensorflow::TensorShape;
 
 constexpr char kTarget[] = "tf_optim_ext_step";
+constexpr char kWrongWeights[] =
+    "The variables hold averaged weights, but the optimizer needs gradients at its training weights: call "
+    "`use_training_weights()` before computing them.";
 
 // Python takes the kernels out of use if they fail their test.
 std::atomic<bool> in_use{true};
@@ -45,6 +48,9 @@ ffi::Error RunStep(ffi::ThreadPool pool, std::string_view rule, int64_t variable
   if (kernel == nullptr) return ffi::Error::Internal("The native library has no such kernel.");
   std::vector<ffi::AnyBuffer> operands;
   for (size_t i = 0; i < args.size(); ++i) operands.push_back(args.get<ffi::AnyBuffer>(i).value());
+  // Where XLA leaves out assertions, an optimizer refuses a step by a count that is negative.
+  if (operands[rets.size() + variables].typed_data<int64_t>()[0] < 0)
+    return ffi::Error::InvalidArgument(kWrongWeights);
   std::vector<ffi::AnyBuffer> results;
   for (size_t i = 0; i < rets.size(); ++i) {
     results.push_back(*rets.get<ffi::AnyBuffer>(i).value());

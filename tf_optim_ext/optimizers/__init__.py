@@ -29,6 +29,7 @@ from tf_optim_ext.optimizers.lamb import Lamb
 from tf_optim_ext.optimizers.laprop import LaProp
 from tf_optim_ext.optimizers.lars import LARS
 from tf_optim_ext.optimizers.lazy_adam import LazyAdam
+from tf_optim_ext.optimizers.ldog import LDoG
 from tf_optim_ext.optimizers.lion import Lion
 from tf_optim_ext.optimizers.madgrad import MADGRAD
 from tf_optim_ext.optimizers.mars import MARS
@@ -95,6 +96,7 @@ ALL = (
     ConditionalGradient,
     COCOB,
     DoG,
+    LDoG,
     DAdaptAdam,
     DAdaptLion,
     DAdaptSGD,
@@ -135,6 +137,7 @@ __all__ = [
     "DoG",
     "Ftrl",
     "Grams",
+    "LDoG",
     "LaProp",
     "Lamb",
     "LazyAdam",

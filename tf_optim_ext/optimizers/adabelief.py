@@ -8,7 +8,7 @@ from tf_optim_ext.optimizers.rectified_adam import (
     rectification,
     warmed_up_rate,
 )
-from tf_optim_ext.rule import lerp, maximum, sqrt, square, where
+from tf_optim_ext.rule import divide_no_nan, lerp, maximum, sqrt, square, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -108,4 +108,4 @@ class AdaBelief(RectifiedAdam):
             adaptive = length >= h.sma_threshold
             alpha = where(adaptive, alpha * rectification(limit, length), alpha)
             root = where(adaptive, root, 1.0)
-        return w - alpha * s.momentum / root
+        return w - divide_no_nan(alpha * s.momentum, root)

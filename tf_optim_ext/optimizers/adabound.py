@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import clip, lerp, maximum, sqrt, square
+from tf_optim_ext.rule import clip, divide_no_nan, lerp, maximum, sqrt, square
 
 
 def bounded(w, g, s, h, amsgrad):
@@ -16,7 +16,7 @@ def bounded(w, g, s, h, amsgrad):
     alpha = h.learning_rate * sqrt(1 - h.beta_2**h.step) / (1 - h.beta_1**h.step)
     lowest = h.final_learning_rate * (1 - 1 / (h.gamma * h.step + 1))
     highest = h.final_learning_rate * (1 + 1 / (h.gamma * h.step))
-    return w - clip(alpha / (sqrt(v) + h.epsilon), lowest, highest) * s.momentum
+    return w - clip(divide_no_nan(alpha, sqrt(v) + h.epsilon), lowest, highest) * s.momentum
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")

@@ -45,7 +45,7 @@ class Adadelta(Optimizer):
     """
 
     slots = ("accumulated_grad", "accumulated_delta_var")
-    hyperparameters = {"rho": "[0, 1]", "epsilon": "[0, inf)"}
+    hyperparameters = {"rho": "[0, 1]", "epsilon": "(0, inf)"}
 
     def __init__(self, learning_rate=0.001, rho=0.95, epsilon=1e-7, **kwargs):
         super().__init__(learning_rate, rho=rho, epsilon=epsilon, **kwargs)

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tf_optim_ext.frame import squared
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, maximum, sqrt
+from tf_optim_ext.rule import divide_no_nan, lerp, maximum, sqrt
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -76,4 +76,4 @@ class Adam(Optimizer):
         if h.amsgrad:
             v = s.velocity_hat = maximum(s.velocity_hat, s.velocity)
         alpha = h.learning_rate * sqrt(1 - h.beta_2**h.step) / (1 - h.beta_1**h.step)
-        return w - alpha * s.momentum / (sqrt(v) + h.epsilon)
+        return w - divide_no_nan(alpha * s.momentum, sqrt(v) + h.epsilon)

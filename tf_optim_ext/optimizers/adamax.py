@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import absolute, lerp, maximum
+from tf_optim_ext.rule import absolute, divide_no_nan, lerp, maximum
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -53,4 +53,4 @@ class Adamax(Optimizer):
         s.momentum = lerp(g, s.momentum, h.beta_1)
         s.norm = maximum(h.beta_2 * s.norm, absolute(g))
         alpha = h.learning_rate / (1 - h.beta_1**h.step)
-        return w - alpha * s.momentum / (s.norm + h.epsilon)
+        return w - divide_no_nan(alpha * s.momentum, s.norm + h.epsilon)

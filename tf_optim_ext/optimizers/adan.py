@@ -1,10 +1,12 @@
 """Adan."""
 
+import math
+
 import tensorflow as tf
 
 from tf_optim_ext.frame import decay_rate
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, sqrt, square, where
+from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square, unless_set, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -52,6 +54,7 @@ class Adan(Optimizer):
     """
 
     slots = ("momentum", "difference", "velocity", "previous_gradient")
+    slot_initializers = {"previous_gradient": math.nan}
     hyperparameters = {
         "beta_1": "[0, 1)",
         "beta_2": "[0, 1)",
@@ -85,7 +88,7 @@ class Adan(Optimizer):
 
     @staticmethod
     def rule(w, g, s, h):
-        difference = where(h.step > 1, g - s.previous_gradient, 0.0)
+        difference = g - unless_set(s.previous_gradient, g, h)
         s.previous_gradient = g
         s.momentum = lerp(g, s.momentum, h.beta_1)
         s.difference = lerp(difference, s.difference, h.beta_2)
@@ -93,7 +96,7 @@ class Adan(Optimizer):
         m = 1 / (1 - h.beta_1**h.step) * s.momentum
         d = h.beta_2 / (1 - h.beta_2**h.step) * s.difference
         root = 1 / sqrt(1 - h.beta_3**h.step) * sqrt(s.velocity)
-        moved = w - h.learning_rate * ((m + d) / (root + h.epsilon))
+        moved = w - h.learning_rate * divide_no_nan(m + d, root + h.epsilon)
         # As a subtraction: next to 1, a small decay would lose its digits in float32.
         share = decay_rate(h) / (1 + decay_rate(h))
         return where(h.weight_decay != 0, moved - share * moved, moved)

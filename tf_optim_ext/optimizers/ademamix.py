@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import exp, lerp, log, maximum, minimum, sqrt, square, where
+from tf_optim_ext.rule import divide_no_nan, exp, lerp, log, maximum, minimum, sqrt, square, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -111,4 +111,4 @@ class AdEMAMix(Optimizer):
         s.velocity = lerp(square(g), s.velocity, h.beta_2)
         m = 1 / (1 - h.beta_1**h.step) * s.momentum + alpha * s.slow_momentum
         root = 1 / sqrt(1 - h.beta_2**h.step) * sqrt(s.velocity)
-        return w - h.learning_rate * (m / (root + h.epsilon))
+        return w - h.learning_rate * divide_no_nan(m, root + h.epsilon)

@@ -1,10 +1,22 @@
 """ADOPT."""
 
+import math
+
 import tensorflow as tf
 
 from tf_optim_ext.frame import decay_rate
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import clip, lerp, maximum, sqrt, square, where
+from tf_optim_ext.rule import (
+    clip,
+    divide_no_nan,
+    is_set,
+    lerp,
+    maximum,
+    sqrt,
+    square,
+    unless_set,
+    where,
+)
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -52,6 +64,7 @@ class ADOPT(Optimizer):
     """
 
     slots = ("momentum", "velocity")
+    slot_initializers = {"velocity": math.nan}
     hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
     flags = ("clipped",)
 
@@ -69,16 +82,17 @@ class ADOPT(Optimizer):
         )
 
     @staticmethod
-    def decay(w, h):
-        share = where(h.step > 1, decay_rate(h), 0.0)
+    def stateful_decay(w, s, h):
+        share = is_set(s.velocity, h) * decay_rate(h)
         return where(share != 0, w - share * w, w)
 
     @staticmethod
     def rule(w, g, s, h):
-        normalized = g / maximum(sqrt(s.velocity), h.epsilon)
+        begun, velocity = is_set(s.velocity, h), unless_set(s.velocity, square(g), h)
+        normalized = divide_no_nan(g, maximum(sqrt(velocity), h.epsilon))
         if h.clipped:
             bound = (h.step - 1) ** 0.25
             normalized = clip(normalized, -bound, bound)
-        s.momentum = where(h.step > 1, lerp(normalized, s.momentum, h.beta_1), s.momentum)
-        s.velocity = lerp(square(g), s.velocity, where(h.step > 1, h.beta_2, 0.0))
-        return w - where(h.step > 1, h.learning_rate, 0.0) * s.momentum
+        s.momentum = where(begun != 0, lerp(normalized, s.momentum, h.beta_1), s.momentum)
+        s.velocity = where(begun != 0, lerp(square(g), velocity, h.beta_2), velocity)
+        return w - where(begun != 0, h.learning_rate * s.momentum, 0.0)

@@ -1,10 +1,12 @@
 """COCOB."""
 
+import math
+
 import tensorflow as tf
 
 from tf_optim_ext.frame import subtract_decay
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import absolute, maximum, where
+from tf_optim_ext.rule import absolute, maximum, unless_set, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -50,7 +52,7 @@ class COCOB(Optimizer):
     """
 
     slots = ("lipschitz", "gradient_norm_sum", "reward", "gradient_sum", "initial_weights")
-    slot_initializers = {"lipschitz": "epsilon", "initial_weights": "weights"}
+    slot_initializers = {"lipschitz": "epsilon", "initial_weights": math.nan}
     hyperparameters = {"alpha": "[0, inf)", "epsilon": "[0, inf)"}
 
     def __init__(self, alpha=100.0, epsilon=1e-8, learning_rate=1.0, **kwargs):
@@ -62,8 +64,7 @@ class COCOB(Optimizer):
 
     @staticmethod
     def rule(w, g, s, h):
-        # Weights may be loaded between `build` and the first step.
-        start = s.initial_weights = where(h.step > 1, s.initial_weights, w)
+        start = s.initial_weights = unless_set(s.initial_weights, w, h)
         s.lipschitz = maximum(s.lipschitz, absolute(g))
         s.gradient_norm_sum = s.gradient_norm_sum + absolute(g)
         s.reward = maximum(s.reward - (w - start) * g, 0.0)

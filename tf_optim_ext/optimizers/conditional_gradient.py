@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tf_optim_ext import sparse
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import norm
+from tf_optim_ext.rule import divide_no_nan, norm
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -59,7 +59,7 @@ class ConditionalGradient(Optimizer):
     @staticmethod
     def rule(w, g, s, h):
         # With the nuclear norm, the gradient was replaced by the corner already.
-        corner = g if h.ord == "nuclear" else g / (norm(g) + h.epsilon)
+        corner = g if h.ord == "nuclear" else divide_no_nan(g, norm(g) + h.epsilon)
         return h.learning_rate * w - (1 - h.learning_rate) * h.lambda_ * corner
 
     @classmethod
@@ -95,6 +95,8 @@ class ConditionalGradient(Optimizer):
         if self.clipvalue is not None:
             g = tf.clip_by_value(g, -bound, bound)
         if g.shape.rank < 2:
-            return g / (tf.norm(g) + epsilon)
-        _, u, v = tf.linalg.svd(g)
-        return tf.matmul(u[..., :1], v[..., :1], transpose_b=True)
+            return tf.math.divide_no_nan(g, tf.norm(g) + epsilon)
+        s, u, v = tf.linalg.svd(g)
+        corner = tf.matmul(u[..., :1], v[..., :1], transpose_b=True)
+        # A matrix of zeros has singular vectors, but points nowhere.
+        return tf.where(s[..., :1, tf.newaxis] > 0, corner, tf.zeros_like(corner))

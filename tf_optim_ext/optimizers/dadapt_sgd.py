@@ -5,7 +5,16 @@ import math
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import global_norm, global_sum, maximum, minimum, sqrt, square, where
+from tf_optim_ext.rule import (
+    global_norm,
+    global_sum,
+    maximum,
+    minimum,
+    sqrt,
+    square,
+    unless_set,
+    where,
+)
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -52,7 +61,7 @@ class DAdaptSGD(Optimizer):
 
     slots = ("s", "initial_weights")
     optimizer_scalars = ("d", "d_numerator", "initial_gradient_norm")
-    slot_initializers = {"d": "initial_d", "initial_weights": "weights"}
+    slot_initializers = {"d": "initial_d", "initial_weights": math.nan}
     hyperparameters = {
         "momentum": "[0, 1)",
         "initial_d": "(0, inf)",
@@ -87,8 +96,7 @@ class DAdaptSGD(Optimizer):
         first = s.initial_gradient_norm
         first = s.initial_gradient_norm = where(first > 0, first, global_norm(g))
         rate = where(first > 0, d * h.learning_rate / first, 0.0)
-        # Weights may be loaded between `build` and the first step.
-        start = s.initial_weights = where(h.step > 1, s.initial_weights, w)
+        start = s.initial_weights = unless_set(s.initial_weights, w, h)
         g = where(h.weight_decay != 0, g + h.weight_decay * w, g)
         s.d_numerator = s.d_numerator + rate * global_sum(g * s.s)
         s.s = s.s + rate * g

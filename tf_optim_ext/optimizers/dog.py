@@ -1,10 +1,11 @@
 """DoG."""
 
+import math
+
 import tensorflow as tf
 
-from tf_optim_ext import frame
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import global_norm, global_sum, maximum, sqrt, square, where
+from tf_optim_ext.rule import global_norm, global_sum, maximum, sqrt, square, unless_set, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -49,7 +50,7 @@ class DoG(Optimizer):
 
     slots = ("initial_weights",)
     optimizer_scalars = ("max_distance", "squared_norm_sum")
-    slot_initializers = {"initial_weights": "weights"}
+    slot_initializers = {"initial_weights": math.nan}
     hyperparameters = {"reps_rel": "(0, inf)", "epsilon": "(0, inf)"}
 
     def __init__(self, learning_rate=1.0, reps_rel=1e-6, epsilon=1e-8, **kwargs):
@@ -61,10 +62,10 @@ class DoG(Optimizer):
 
     @staticmethod
     def rule(w, g, s, h):
-        # Weights may be loaded between `build` and the first step.
-        start = s.initial_weights = where(h.step > 1, s.initial_weights, w)
+        start = s.initial_weights = unless_set(s.initial_weights, w, h)
+        g = where(h.weight_decay != 0, g + h.weight_decay * w, g)
         first = h.reps_rel * (1 + global_norm(w))
         s.max_distance = where(h.step > 1, maximum(s.max_distance, global_norm(w - start)), first)
         s.squared_norm_sum = s.squared_norm_sum + global_sum(square(g))
         eta = h.learning_rate * s.max_distance / sqrt(s.squared_norm_sum + h.epsilon)
-        return frame.decay(w, h, eta) - eta * g
+        return w - eta * g

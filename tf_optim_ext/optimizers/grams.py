@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import absolute, lerp, sign, sqrt, square
+from tf_optim_ext.rule import absolute, divide_no_nan, lerp, sign, sqrt, square
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -57,4 +57,4 @@ class Grams(Optimizer):
         s.velocity = lerp(square(g), s.velocity, h.beta_2)
         m = 1 / (1 - h.beta_1**h.step) * absolute(s.momentum)
         root = 1 / sqrt(1 - h.beta_2**h.step) * sqrt(s.velocity)
-        return w - h.learning_rate * (m / (root + h.epsilon)) * sign(g)
+        return w - h.learning_rate * divide_no_nan(m, root + h.epsilon) * sign(g)

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.layerwise import LayerwiseOptimizer, adapted
-from tf_optim_ext.rule import lerp, norm, sqrt, square, where
+from tf_optim_ext.rule import divide_no_nan, lerp, norm, sqrt, square, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -63,7 +63,7 @@ class Lamb(LayerwiseOptimizer):
         s.velocity = lerp(square(g), s.velocity, h.beta_2)
         m = 1 / (1 - h.beta_1**h.step) * s.momentum
         v = 1 / (1 - h.beta_2**h.step) * s.velocity
-        r = m / (sqrt(v) + h.epsilon)
+        r = divide_no_nan(m, sqrt(v) + h.epsilon)
         u = where(h.weight_decay != 0, r + h.weight_decay * w, r)
         w_norm, u_norm = norm(w), norm(u)
         ratio = adapted(w_norm / u_norm, w_norm, u_norm, h)

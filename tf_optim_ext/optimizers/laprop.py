@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, sqrt, square
+from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -55,5 +55,5 @@ class LaProp(Optimizer):
     def rule(w, g, s, h):
         s.velocity = lerp(square(g), s.velocity, h.beta_2)
         root = 1 / sqrt(1 - h.beta_2**h.step) * sqrt(s.velocity)
-        s.momentum = lerp(g / (root + h.epsilon), s.momentum, h.beta_1)
+        s.momentum = lerp(divide_no_nan(g, root + h.epsilon), s.momentum, h.beta_1)
         return w - h.learning_rate / (1 - h.beta_1**h.step) * s.momentum

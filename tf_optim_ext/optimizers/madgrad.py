@@ -1,10 +1,12 @@
 """MADGRAD."""
 
+import math
+
 import tensorflow as tf
 
 from tf_optim_ext.frame import subtract_decay
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import cbrt, sqrt, square, where
+from tf_optim_ext.rule import cbrt, sqrt, square, unless_set, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -49,7 +51,7 @@ class MADGRAD(Optimizer):
     """
 
     slots = ("gradient_sum", "squared_sum", "initial_weights")
-    slot_initializers = {"initial_weights": "weights"}
+    slot_initializers = {"initial_weights": math.nan}
     hyperparameters = {"momentum": "[0, 1)", "epsilon": "[0, inf)"}
 
     def __init__(self, learning_rate=0.01, momentum=0.9, epsilon=1e-6, **kwargs):
@@ -61,8 +63,7 @@ class MADGRAD(Optimizer):
 
     @staticmethod
     def rule(w, g, s, h):
-        # Weights may be loaded after the slots were created.
-        s.initial_weights = where(h.step > 1, s.initial_weights, w)
+        s.initial_weights = unless_set(s.initial_weights, w, h)
         rate = h.learning_rate * sqrt(h.step)
         s.gradient_sum = s.gradient_sum + rate * g
         s.squared_sum = s.squared_sum + rate * square(g)

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, maximum, norm, sqrt, square
+from tf_optim_ext.rule import divide_no_nan, lerp, maximum, norm, sqrt, square
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -87,4 +87,4 @@ class MARS(Optimizer):
         s.velocity = lerp(square(c), s.velocity, h.beta_2)
         m = 1 / (1 - h.beta_1**h.step) * s.momentum
         root = 1 / sqrt(1 - h.beta_2**h.step) * sqrt(s.velocity)
-        return w - h.learning_rate * (m / (root + h.epsilon))
+        return w - h.learning_rate * divide_no_nan(m, root + h.epsilon)

@@ -85,7 +85,8 @@ class NovoGrad(Optimizer):
     @staticmethod
     def rule(w, g, s, h):
         squared_norm = reduce_sum(square(g))
-        s.velocity = where(h.step > 1, lerp(squared_norm, s.velocity, h.beta_2), squared_norm)
+        begun = s.velocity != 0
+        s.velocity = where(begun, lerp(squared_norm, s.velocity, h.beta_2), squared_norm)
         v = s.velocity
         if h.amsgrad:
             v = s.velocity_hat = maximum(s.velocity_hat, s.velocity)
@@ -94,6 +95,6 @@ class NovoGrad(Optimizer):
         d = where(root > 0, g / root, 0.0)
         d = where(h.weight_decay != 0, d + h.weight_decay * w, d)
         if h.grad_averaging:
-            d = where(h.step > 1, 1 - h.beta_1, 1.0) * d
+            d = where(begun, 1 - h.beta_1, 1.0) * d
         s.momentum = h.beta_1 * s.momentum + d
         return w - h.learning_rate * s.momentum

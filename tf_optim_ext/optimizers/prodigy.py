@@ -6,7 +6,16 @@ import tensorflow as tf
 
 from tf_optim_ext import frame
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import absolute, global_sum, maximum, minimum, sqrt, square, where
+from tf_optim_ext.rule import (
+    absolute,
+    global_sum,
+    maximum,
+    minimum,
+    sqrt,
+    square,
+    unless_set,
+    where,
+)
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -68,7 +77,7 @@ class Prodigy(Optimizer):
 
     slots = ("momentum", "velocity", "s", "initial_weights")
     optimizer_scalars = ("d", "d_max", "d_numerator", "k")
-    slot_initializers = {"initial_weights": "weights", "d": "initial_d", "d_max": "initial_d"}
+    slot_initializers = {"initial_weights": math.nan, "d": "initial_d", "d_max": "initial_d"}
     hyperparameters = {
         "beta_1": "[0, 1)",
         "beta_2": "[0, 1)",
@@ -120,8 +129,7 @@ class Prodigy(Optimizer):
         d, k = s.d, s.k + 1
         bias_correction = sqrt(1 - h.beta_2**k) / (1 - h.beta_1**k)
         rate = d * h.learning_rate * where(h.use_bias_correction != 0, bias_correction, 1.0)
-        # Weights may be loaded between `build` and the first step.
-        start = s.initial_weights = where(h.step > 1, s.initial_weights, w)
+        start = s.initial_weights = unless_set(s.initial_weights, w, h)
         s.momentum = h.beta_1 * s.momentum + (1 - h.beta_1) * d * g
         s.velocity = h.beta_2 * s.velocity + (1 - h.beta_2) * square(d * g)
         s.s = h.beta_3 * s.s + d / h.initial_d * where(h.safeguard_warmup != 0, d, rate) * g

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, sqrt, square, where
+from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -84,4 +84,4 @@ class QHAdam(Optimizer):
         averaged = h.nu_2 / (1 - h.beta_2**h.step) * s.velocity
         # Nothing of a square that overflowed must stay nothing, and not become 0 * inf.
         v = where(h.nu_2 != 1, (1 - h.nu_2) * square(g) + averaged, averaged)
-        return w - h.learning_rate * (numerator / (sqrt(v) + h.epsilon))
+        return w - h.learning_rate * divide_no_nan(numerator, sqrt(v) + h.epsilon)

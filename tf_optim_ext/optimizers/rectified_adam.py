@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tf_optim_ext import frame
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, maximum, minimum, sqrt, square, where
+from tf_optim_ext.rule import divide_no_nan, lerp, maximum, minimum, sqrt, square, where
 
 
 def warmed_up_rate(h):
@@ -143,4 +143,4 @@ class RectifiedAdam(Optimizer):
         alpha = warmed_up_rate(h) / (1 - h.beta_1**h.step)
         alpha = where(adaptive, alpha * rectification(limit, length), alpha)
         root = sqrt(v) / sqrt(1 - h.beta_2**h.step) + h.epsilon
-        return w - alpha * s.momentum / where(adaptive, root, 1.0)
+        return w - divide_no_nan(alpha * s.momentum, where(adaptive, root, 1.0))

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext import schedule_free
-from tf_optim_ext.rule import lerp, sqrt, square, where
+from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square, unless_set, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -96,15 +96,16 @@ class ScheduleFreeAdamW(schedule_free.ScheduleFreeOptimizer):
 
     @property
     def _interpolation(self):
-        return self.beta_1
+        return self._current_value("beta_1")
 
     @staticmethod
     def rule(w, g, s, h):
         rate = schedule_free.warmed_up_rate(h)
         weight = schedule_free.averaging_weight(rate, s, h)
-        z = schedule_free.previous_z(w, s, h)
+        z = unless_set(s.z, w, h)
         s.velocity = lerp(square(g), s.velocity, h.beta_2)
-        direction = g / (sqrt(s.velocity) / sqrt(1 - h.beta_2**h.step) + h.epsilon)
+        root = sqrt(s.velocity) / sqrt(1 - h.beta_2**h.step) + h.epsilon
+        direction = divide_no_nan(g, root)
         direction = where(h.weight_decay != 0, direction + h.weight_decay * w, direction)
         y, s.z = schedule_free.advance(w, z, direction, rate, weight, h.beta_1)
         return y

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext import schedule_free
-from tf_optim_ext.rule import where
+from tf_optim_ext.rule import unless_set, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -83,13 +83,13 @@ class ScheduleFreeSGD(schedule_free.ScheduleFreeOptimizer):
 
     @property
     def _interpolation(self):
-        return self.momentum
+        return self._current_value("momentum")
 
     @staticmethod
     def rule(w, g, s, h):
         rate = schedule_free.warmed_up_rate(h)
         weight = schedule_free.averaging_weight(rate, s, h)
-        z = schedule_free.previous_z(w, s, h)
+        z = unless_set(s.z, w, h)
         direction = where(h.weight_decay != 0, g + h.weight_decay * w, g)
         y, s.z = schedule_free.advance(w, z, direction, rate, weight, h.momentum)
         return y

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
 from tf_optim_ext.optimizers.proximal_adagrad import proximal
-from tf_optim_ext.rule import absolute, clip, exp, lerp, sign, sqrt, square, where
+from tf_optim_ext.rule import absolute, clip, divide_no_nan, exp, lerp, sign, sqrt, square, where
 
 
 def tanh(x):
@@ -110,5 +110,5 @@ class Yogi(Optimizer):
         direction = tanh(10.0 * excess) if h.activation == "tanh" else sign(excess)
         s.velocity = s.velocity - (1 - h.beta2) * direction * square(g)
         alpha = h.learning_rate * sqrt(1 - h.beta2**h.step) / (1 - h.beta1**h.step)
-        rate = alpha / (sqrt(s.velocity) + h.epsilon)
+        rate = divide_no_nan(alpha, sqrt(s.velocity) + h.epsilon)
         return proximal(w - rate * s.momentum, rate, h)
