@@ -1,6 +1,7 @@
 """What an optimizer was told: its arguments, what may be changed later, and the configuration."""
 
 import difflib
+import functools
 import inspect
 from typing import Any
 
@@ -127,11 +128,13 @@ class Configuration(Interface):
             super().__setattr__(name, value)
 
     @classmethod
+    @functools.cache
     def _intervals(cls):
         """Dict from the names of all hyperparameters, but the learning rate, to their ranges."""
         return {**cls.hyperparameters, **arguments.INTERVALS}
 
     @classmethod
+    @functools.cache
     def _options(cls):
         """Names of arguments that decide which program runs over which state."""
         return {*arguments.COMMON, *cls.flags, *cls.choices} - {*arguments.INTERVALS, "name"}
@@ -241,7 +244,8 @@ class Configuration(Interface):
         return values
 
     def _current_value(self, name):
-        return self._current_values([name])[name]
+        is_off = self.__dict__[name] is None
+        return None if is_off else self._current_values([name])[name]
 
     def _hyperparameter_values(self, names, variables):
         """What a rule may find in `h`: dict from some names to numbers, scalar tensors, or lists of
