@@ -27,7 +27,7 @@ from common import (
     train,
     unchanged,
 )
-from compatibility import own_process, two_replicas, two_workers
+from compatibility import own_process, parameter_servers, two_replicas, two_workers
 from tensorflow.core.protobuf import saved_model_pb2
 from test_keras import ADAM, SGD, TOLERANCE, X, Y, expect_route, fit, make_model
 from test_state import Training, load_elsewhere
@@ -122,6 +122,17 @@ def with_two_workers():
 @pytest.mark.parametrize("check", two_workers.NAMES)
 def test_multi_worker_mirrored_strategy(with_two_workers, check):
     assert with_two_workers[check] == "equal"
+
+
+@pytest.fixture(scope="module")
+def with_a_parameter_server():
+    return outcomes_of("compatibility/parameter_servers.py")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("check", parameter_servers.NAMES)
+def test_parameter_server_strategy(with_a_parameter_server, check):
+    assert with_a_parameter_server[check] == "equal"
 
 
 @pytest.fixture
