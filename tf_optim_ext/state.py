@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_optim_ext import checks, compat
+from tf_optim_ext import checks, compat, restored_slots
 
 
 class VariableList(list):
@@ -30,6 +30,7 @@ class State(tf.keras.optimizers.Optimizer):
             _optimizer_scalars={},  # name -> variable
             _pending_store={},  # what was loaded before the slots existed
             _pending_positions={},  # (slot name, key of a variable) -> checkpoint positions
+            _restored_slots={},  # (slot name, key of a variable) -> slot that `build` will take
             _accumulated_gradients=[],
         )
 
@@ -63,6 +64,7 @@ class State(tf.keras.optimizers.Optimizer):
                 self.built = False  # rather no step at all than one without the state
                 raise
             self.__dict__["_pending_store"] = {}
+            self._restored_slots.clear()  # those of variables that are not optimized
 
     def _create_slots(self, variables):
         if self.use_ema:
@@ -72,7 +74,7 @@ class State(tf.keras.optimizers.Optimizer):
             sums = [self.add_slot(v, "gradient_accumulator") for v in variables]
             self.__dict__["_accumulated_gradients"] = sums
             for variable in variables if self.sparse != "exact" else ():
-                self.add_slot(variable, "accumulated_rows", shape=_rows(variable))
+                self.add_slot(variable, "accumulated_rows", shape=restored_slots.rows(variable))
         # In Keras' order of creation.
         used = self._program().slots
         separate = [name for name in used if name in self.separate_slots]
@@ -106,9 +108,8 @@ class State(tf.keras.optimizers.Optimizer):
             for variable in variables:
                 value = self.slot_initializers.get(name, 0.0)
                 if program.by_row:
-                    value = tf.fill(_rows(variable), tf.constant(value, tf.float64))
-                slot = self._add_beside(variable, f"{_path(variable)}_{name}", value, "float64")
-                self._register_slot(name, self._var_key(variable), slot)
+                    value = tf.fill(restored_slots.rows(variable), tf.constant(value, tf.float64))
+                self._new_slot(variable, name, value, "float64")
         for name in program.optimizer_scalars if variables else ():
             value = self.slot_initializers.get(name, 0.0)
             scalar = self._add_beside(variables[0], name, value, "float64")
@@ -154,14 +155,19 @@ class State(tf.keras.optimizers.Optimizer):
                 f"The initial value of slot {slot_name!r} of {checks.name_of(var)!r} has shape "
                 f"{tuple(value.shape)}, but the slot has shape {shape}."
             )
-        slot = self._add_beside(var, f"{_path(var)}_{slot_name}", value, dtype)
-        self._register_slot(slot_name, key, slot)
-        return slot
+        return self._new_slot(var, slot_name, value, dtype)
 
-    def _register_slot(self, slot_name, key, slot):
+    def _new_slot(self, var, slot_name, value, dtype):
+        key = self._var_key(var)
+        slot = self._restored_slots.pop((slot_name, key), None)
+        if slot is None:
+            slot = self._add_beside(var, f"{_path(var)}_{slot_name}", value, dtype)
+        else:  # in Keras' order of creation
+            self._track_variable(slot)
         self._slots.setdefault(slot_name, {})[key] = slot
         for position in self._pending_positions.pop((slot_name, key), ()):
             position.restore(slot)
+        return slot
 
     def _add_beside(self, var, name, value, dtype):
         """Adds an optimizer variable on the device and with the distribution of `var`."""
@@ -188,19 +194,24 @@ class State(tf.keras.optimizers.Optimizer):
         Raises:
             KeyError: there is none; the message lists what there is.
         """
-        slots = self._slots.get(slot_name)
-        if slots is None:
-            raise KeyError(f"No slot {slot_name!r}. Slots of {self.name!r}: {list(self._slots)}")
         key = self._var_key(var) if checks.is_variable(var) else None
-        if key not in slots:
-            raise KeyError(f"No slot {slot_name!r} for the variable {checks.name_of(var)!r}.")
-        return slots[key]
+        slot = self._slots.get(slot_name, {}).get(key)
+        if slot is None:
+            slot = restored_slots.find(self, var, slot_name, key)
+        if slot is not None:
+            return slot
+        names = list(self._slots)
+        if slot_name not in names:
+            raise KeyError(f"No slot {slot_name!r}. Slots of {self.name!r}: {names}")
+        raise KeyError(f"No slot {slot_name!r} for the variable {checks.name_of(var)!r}.")
 
     def get_slot_names(self):
         """Names of the slots, in the order of their creation."""
         # A SavedModel recreates slots by `add_slot` of an object that it has not, without this
         # package: there they are saved as ordinary variables instead.
-        return [] if compat.exporting_saved_model() else list(self._slots)
+        if compat.exporting_saved_model():
+            return []
+        return list(dict.fromkeys([*self._slots, *(name for name, _ in self._restored_slots)]))
 
     def _replace_iterations(self, variable):
         self._variables[0] = variable
@@ -319,6 +330,8 @@ class State(tf.keras.optimizers.Optimizer):
         key = self._var_key(variable)
         slot = self._slots.get(slot_name, {}).get(key)
         if slot is None:
+            slot = restored_slots.create(self, variable, slot_name, key, slot_variable_position)
+        if slot is None:
             positions = self._pending_positions.setdefault((slot_name, key), [])
             positions.append(slot_variable_position)
         return slot
@@ -338,11 +351,6 @@ class State(tf.keras.optimizers.Optimizer):
                     lambda v, a: v.assign(tf.cast(a, v.dtype)),
                     args=(average.value,),
                 )
-
-
-def _rows(variable):
-    """The shape of what is one number for each row of a variable."""
-    return [variable.shape[0] if variable.shape.rank else 1]
 
 
 def _path(variable):
