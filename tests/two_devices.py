@@ -224,6 +224,12 @@ def sparse_and_checkpoint(strategy):
             status = tf.train.Checkpoint(o=other, v=restored).restore(path)
             other.build([restored])
         status.assert_consumed()
+        with strategy.scope():
+            unbuilt, early = tf.Variable(tf.zeros((4, 2))), ADAM.make()
+        # Out of its scope, and before the slots are built.
+        tf.train.Checkpoint(o=early, v=unbuilt).restore(path).assert_consumed()
+    slots = [early.get_slot(unbuilt, name) for name in ("momentum", "velocity")]
+    check_equal(strategy, slots, single.variables[2:], "restored early")
     check_equal(strategy, [restored], [expected], "restored")
     check_equal(strategy, other.variables[2:], single.variables[2:], "restored")
     assert common.same(other.get_weights(), single.get_weights())
@@ -372,12 +378,12 @@ def summed_by_the_caller(strategy):
         "by all_reduce": all_reduce,
         "slices": slices,
     }
+    gradients = common.make_gradients(0)
     skips = ({"skip_gradients_aggregation": True}, {"experimental_aggregate_gradients": False})
     for (what, summed), skip in itertools.product(sums.items(), skips):
         with strategy.scope():
             variables, optimizer = common.make_variables("tf"), ADAM.make()
         expected, single = common.make_variables("tf"), ADAM.make()
-        gradients = common.make_gradients(0)
 
         def step(
             optimizer=optimizer,

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from tf_optim_ext import checks, compat, hyperparameters
+from tf_optim_ext import checks, compat, hyperparameters, restored_slots
 from tf_optim_ext.interrupts import DeferredInterrupts
 
 CLASS_NAME = "class_name"
@@ -38,6 +38,7 @@ class State(tf.keras.optimizers.Optimizer):
             _pending_store={},  # what was loaded before the slots existed
             _before_pending={},  # what that replaced: key -> value, loaded value
             _pending_positions={},  # (slot name, key of a variable) -> checkpoint positions
+            _restored_slots={},  # (slot name, key of a variable) -> slot that `build` will take
             _accumulated_gradients=[],
         )
 
@@ -73,6 +74,7 @@ class State(tf.keras.optimizers.Optimizer):
                 self.built = False  # rather no step at all than one without the state
                 raise
             self.__dict__["_pending_store"] = {}
+            self._restored_slots.clear()  # those of variables that are not optimized
 
     def _forget_all_but(self, keys):
         """Drops the slots of other variables, which an earlier `build` made.
@@ -97,7 +99,7 @@ class State(tf.keras.optimizers.Optimizer):
             sums = [self.add_slot(v, "gradient_accumulator") for v in variables]
             self.__dict__["_accumulated_gradients"] = sums
             for variable in variables if self.sparse != "exact" else ():
-                self.add_slot(variable, "accumulated_rows", shape=_rows(variable))
+                self.add_slot(variable, "accumulated_rows", shape=restored_slots.rows(variable))
         # In Keras' order of creation.
         used = self._program().slots
         separate = [name for name in used if name in self.separate_slots]
@@ -145,9 +147,9 @@ class State(tf.keras.optimizers.Optimizer):
                     continue
                 value = self._first_value(name)
                 if program.by_row:
-                    value = tf.fill(_rows(variable), hyperparameters.as_tensor(value, "float64"))
-                slot = self._add_beside(variable, f"{_path(variable)}_{name}", value, "float64")
-                self._register_slot(name, self._var_key(variable), slot)
+                    value = hyperparameters.as_tensor(value, "float64")
+                    value = tf.fill(restored_slots.rows(variable), value)
+                self._new_slot(variable, name, value, "float64")
         missing = [n for n in program.optimizer_scalars if n not in self._optimizer_scalars]
         for name in missing if variables else ():
             value = self._first_value(name)
@@ -194,11 +196,15 @@ class State(tf.keras.optimizers.Optimizer):
                 f"The initial value of slot {slot_name!r} of {checks.name_of(var)!r} has shape "
                 f"{tuple(value.shape)}, but the slot has shape {shape}."
             )
-        slot = self._add_beside(var, f"{_path(var)}_{slot_name}", value, dtype)
-        self._register_slot(slot_name, key, slot)
-        return slot
+        return self._new_slot(var, slot_name, value, dtype)
 
-    def _register_slot(self, slot_name, key, slot):
+    def _new_slot(self, var, slot_name, value, dtype):
+        key = self._var_key(var)
+        slot = self._restored_slots.pop((slot_name, key), None)
+        if slot is None:
+            slot = self._add_beside(var, f"{_path(var)}_{slot_name}", value, dtype)
+        else:  # in Keras' order of creation
+            self._track_variable(slot)
         slots = self._slots.setdefault(slot_name, {})
         slots[key] = slot
         for position in self._pending_positions.pop((slot_name, key), ()):
@@ -206,6 +212,7 @@ class State(tf.keras.optimizers.Optimizer):
         # Of a checkpoint without the model.
         name = f"{slot_name}.{len(slots) - 1}"
         self._handle_deferred_dependencies(name=name, trackable=slot)
+        return slot
 
     def _add_beside(self, var, name, value, dtype):
         """Adds an optimizer variable on the device and with the distribution of `var`."""
@@ -232,19 +239,24 @@ class State(tf.keras.optimizers.Optimizer):
         Raises:
             KeyError: there is none; the message lists what there is.
         """
-        slots = self._slots.get(slot_name)
-        if slots is None:
-            raise KeyError(f"No slot {slot_name!r}. Slots of {self.name!r}: {list(self._slots)}")
         key = self._var_key(var) if checks.is_variable(var) else None
-        if key not in slots:
-            raise KeyError(f"No slot {slot_name!r} for the variable {checks.name_of(var)!r}.")
-        return slots[key]
+        slot = self._slots.get(slot_name, {}).get(key)
+        if slot is None:
+            slot = restored_slots.find(self, var, slot_name, key)
+        if slot is not None:
+            return slot
+        names = list(self._slots)
+        if slot_name not in names:
+            raise KeyError(f"No slot {slot_name!r}. Slots of {self.name!r}: {names}")
+        raise KeyError(f"No slot {slot_name!r} for the variable {checks.name_of(var)!r}.")
 
     def get_slot_names(self):
         """Names of the slots, in the order of their creation."""
         # A SavedModel recreates slots by `add_slot` of an object that it has not, without this
         # package: there they are saved as ordinary variables instead.
-        return [] if compat.exporting_saved_model() else list(self._slots)
+        if compat.exporting_saved_model():
+            return []
+        return list(dict.fromkeys([*self._slots, *(name for name, _ in self._restored_slots)]))
 
     def _replace_iterations(self, variable):
         self._variables[0] = variable
@@ -434,6 +446,8 @@ class State(tf.keras.optimizers.Optimizer):
         key = self._var_key(variable)
         slot = self._slots.get(slot_name, {}).get(key)
         if slot is None:
+            slot = restored_slots.create(self, variable, slot_name, key, slot_variable_position)
+        if slot is None:
             positions = self._pending_positions.setdefault((slot_name, key), [])
             positions.append(slot_variable_position)
         return slot
@@ -481,11 +495,6 @@ def _assign_if_set(variable, average):
 
 def _dtype_of_slots(variable):
     return "float64" if tf.as_dtype(variable.dtype) == tf.float64 else "float32"
-
-
-def _rows(variable):
-    """The shape of what is one number for each row of a variable."""
-    return [variable.shape[0] if variable.shape.rank else 1]
 
 
 def _path(variable):
