@@ -360,12 +360,13 @@ class Program:
 
     @functools.cached_property
     def may_be_unset(self):
-        """Names of the arrays that may be NaN for "nothing yet": it compares them with themselves.
+        """Names of the state that may be NaN for "nothing yet": it compares that with itself.
 
         See `is_set`.
         """
         compared = [n.args for n in self.nodes if n.op == "not_equal" and n.args[0] == n.args[1]]
-        return {self.nodes[i].data for i, _ in compared if self.nodes[i].op == "input"}
+        leaves = [self.nodes[i] for i, _ in compared]
+        return {node.data for node in leaves if node.op in ("input", "scalar")}
 
     def reductions(self, stage):
         """Indices of the reductions that pass number `stage` computes."""

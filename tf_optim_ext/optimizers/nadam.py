@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, sqrt, square
+from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square
 
 
 def nesterov_adam(w, g, s, h, psi):
@@ -17,7 +17,7 @@ def nesterov_adam(w, g, s, h, psi):
     of_gradient = (1 - mu) / (1 - s.momentum_product)
     m = of_momentum * s.momentum + of_gradient * g
     root = sqrt(s.velocity) / sqrt(1 - h.beta_2**h.step) + h.epsilon
-    return w - h.learning_rate * m / root
+    return w - divide_no_nan(h.learning_rate * m, root)
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")

@@ -1,9 +1,11 @@
 """NovoGrad."""
 
+import math
+
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, maximum, reduce_sum, sqrt, square, where
+from tf_optim_ext.rule import is_set, lerp, maximum, reduce_sum, sqrt, square, unless_set, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -53,6 +55,7 @@ class NovoGrad(Optimizer):
 
     slots = ("momentum",)
     variable_scalars = ("velocity", "velocity_hat")
+    slot_initializers = {"velocity": math.nan}
     hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
     flags = ("grad_averaging", "amsgrad")
 
@@ -85,8 +88,9 @@ class NovoGrad(Optimizer):
     @staticmethod
     def rule(w, g, s, h):
         squared_norm = reduce_sum(square(g))
-        begun = s.velocity != 0
-        s.velocity = where(begun, lerp(squared_norm, s.velocity, h.beta_2), squared_norm)
+        begun = is_set(s.velocity, h) != 0
+        before = unless_set(s.velocity, squared_norm, h)
+        s.velocity = where(begun, lerp(squared_norm, before, h.beta_2), squared_norm)
         v = s.velocity
         if h.amsgrad:
             v = s.velocity_hat = maximum(s.velocity_hat, s.velocity)
