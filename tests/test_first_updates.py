@@ -1,8 +1,8 @@
 """What starts with the first update of a variable, whenever that comes.
 
 Gradients may be missing: in parts of a model that are trained by turns, in heads that a batch has
-no use for, in layers that are frozen at first, in rows of embeddings. What a paper does in the first
-step an optimizer must do in the first one of each variable.
+no use for, in layers that are frozen at first, in rows of embeddings. What a paper does in the
+first step an optimizer must do in the first one of each variable.
 """
 
 import math

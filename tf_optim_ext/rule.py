@@ -25,6 +25,9 @@ therefore costs nothing and loses nothing. State that is a scalar is read and as
 What depends on a reduction needs one more pass over memory. Nothing is stored between passes: what
 a later pass needs from an earlier one is computed again, which is cheaper than a temporary.
 
+A slot that starts with the first update of its variable, from the weights or the gradient, is NaN
+until then: `unless_set` reads it.
+
 A program can be traced to run *by row*: every row of a variable then is a variable of its own, with
 its own reductions and its own state of one number. That is how embedding tables keep one
 accumulator for each row.

@@ -30,14 +30,18 @@ class NovoGrad(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.01.
         beta_1: float in [0, 1), :math:`\beta_1`. The paper has 0.95.
         beta_2: float in [0, 1), :math:`\beta_2`. The paper has 0.98.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         grad_averaging: whether the momentum is an average.
         amsgrad: whether to use the largest second moment so far (`velocity_hat`).
         weight_decay: float, :math:`\lambda`.
         **kwargs: see `Optimizer`.
 
     The weight decay goes through the momentum, as in the paper. Arguments and defaults are those of
-    TensorFlow Addons.
+    TensorFlow Addons. There and in the paper, :math:`v_1` is of the first step; here it is of a
+    variable's first gradient, until which its `velocity` is NaN. The authors' code waits for the
+    first gradient that is not zero; otherwise, as here, :math:`v_1 = 0` after one of zeros, and the
+    next update is up to :math:`1 / \sqrt{1 - \beta_2}` times as long.
 
     Reference:
         Ginsburg et al., *Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training
