@@ -111,7 +111,10 @@ def assert_equals(values, reference_steps, weights=WEIGHTS, slots=SLOTS, what=""
     looseness, underflow = (entry.looseness, entry.underflow) if entry else ({}, 0.0)
     for name, actual in values.items():
         wanted = [w if name == "w" else s[name] for w, s in reference_steps]
-        wanted = [np.asarray(actual[0], np.float64), *wanted]
+        if np.isnan(actual[0]).all():  # nothing yet
+            actual = actual[1:]
+        else:
+            wanted = [np.asarray(actual[0], np.float64), *wanted]
         worst = precision.roundings(actual, wanted, absolute=underflow)
         limit = (weights if name == "w" else slots) * looseness.get(name, 1)
         assert worst <= limit, f"{what} {name}: off by {worst:.1f} roundings, allowed {limit}"

@@ -59,8 +59,10 @@ class Optimizer(Configuration):
         variable_scalars: names of the state that is one number for each variable; float64.
         optimizer_scalars: names of the state that is one number for all variables; float64.
         slot_initializers: dict from the name of a slot or scalar to its first value, a number; for
-            or the name of a hyperparameter; for slots also "weights", for a copy of the weights,
-            or a Keras initializer. Default: zero.
+            or the name of a hyperparameter; for slots also a Keras initializer. Default: zero. What
+            starts from the weights or the first gradient is NaN at first, `math.nan`, and the rule
+            reads it by `rule.unless_set`: weights may have no value yet when slots are created, may
+            be loaded later, and have their first updates in different steps.
         separate_slots: names of the slots that are created after the others of all variables, and
             not next to those of the same variable. Decides the order of `variables`, no more.
         hyperparameters: dict from the name of a constructor argument to the interval of its values,

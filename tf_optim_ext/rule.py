@@ -25,6 +25,9 @@ therefore costs nothing and loses nothing. State that is a scalar is read and as
 What depends on a reduction needs one more pass over memory. Nothing is stored between passes: what
 a later pass needs from an earlier one is computed again, which is cheaper than a temporary.
 
+A slot that starts with the first update of its variable, from the weights or the gradient, is NaN
+until then: `unless_set` reads it.
+
 A program can be traced to run *by row*: every row of a variable then is a variable of its own, with
 its own reductions and its own state of one number. That is how embedding tables keep one
 accumulator for each row.
@@ -360,12 +363,13 @@ class Program:
 
     @functools.cached_property
     def may_be_unset(self):
-        """Names of the arrays that may be NaN for "nothing yet": it compares them with themselves.
+        """Names of the state that may be NaN for "nothing yet": it compares that with itself.
 
         See `is_set`.
         """
         compared = [n.args for n in self.nodes if n.op == "not_equal" and n.args[0] == n.args[1]]
-        return {self.nodes[i].data for i, _ in compared if self.nodes[i].op == "input"}
+        leaves = [self.nodes[i] for i, _ in compared]
+        return {node.data for node in leaves if node.op in ("input", "scalar")}
 
     def reductions(self, stage):
         """Indices of the reductions that pass number `stage` computes."""

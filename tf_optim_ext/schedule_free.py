@@ -44,6 +44,13 @@ class ScheduleFreeOptimizer(Optimizer):
     behind. In a training loop of your own, wrap what uses the model in `averaged_weights`, or call
     `use_averaged_weights` and, before training goes on, `use_training_weights`.
 
+    A step that is taken from x, at which its gradients should not be, is an error: eagerly and when
+    a function is traced a `RuntimeError`, when a function runs a
+    `tf.errors.InvalidArgumentError`. XLA has no assertions: there, native steps fail in the same
+    way, and others (on accelerators, under `portable()`) change nothing, not even `iterations`.
+
+    The slot z is NaN until the first update of a variable, which starts it from the weights.
+
     Leave out `use_ema`: it would average y.
 
     Args:

@@ -29,9 +29,6 @@ _COCOB = ("lipschitz", "gradient_norm_sum", "reward", "gradient_sum", "initial_w
 
 
 def _recording(name, implementation, reference, slots, shapes, call, conversion="", **arguments):
-    if reference == "novograd":
-        # In all of these packages; the first gradients of some variables are zeros.
-        arguments["zero_gradients_begin"] = True
     return Recording(
         name=name,
         implementation=implementation,

@@ -284,7 +284,6 @@ def novograd(
     grad_averaging=False,
     amsgrad=False,
     weight_decay=None,
-    zero_gradients_begin=False,
 ):
     """NovoGrad.
 
@@ -305,9 +304,6 @@ def novograd(
     *   With `amsgrad`, the maximum of all v_t so far takes the place of v_t.
     *   With `grad_averaging`, the bracket of the fourth line is multiplied by 1 - beta_1, so that
         m is an average; the second line, where it begins, stays.
-    *   The first two lines are for the first gradient that is not zero, as in the authors' code,
-        which takes v = 0 as the sign of it. The paper has them for the first step, and so with
-        `zero_gradients_begin`; v then is too small after a first gradient of zeros.
     """
     w = np.array(theta, np.float64)
     d = weight_decay or 0.0
@@ -324,7 +320,7 @@ def novograd(
                 update = (1 - beta_1) * update
             m = beta_1 * m + update
             w = w - learning_rate * m
-            begun = begun or zero_gradients_begin or bool(np.any(g != 0))
+            begun = True
         slots = {"velocity_hat": v_max} if amsgrad else {}
         yield copies(w, momentum=m, velocity=v, **slots)
 

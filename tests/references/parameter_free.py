@@ -335,10 +335,10 @@ def dog(theta, gradients, *, learning_rate, reps_rel, epsilon, weight_decay=None
         x_{t+1} = x_t - eta_t g_t
 
     with r_epsilon = alpha (1 + ||x_0||), where g_t is the gradient plus weight_decay times x_t, as
-    in the authors' package dog-optimizer: the decay is a part of G. Here x is `theta`, c is `learning_rate` and alpha is
-    `reps_rel`; x_0 is the slot `initial_weights`, bar r the number `max_distance` and G the number
-    `squared_norm_sum`. The averaging of the weights, which the paper recommends, is not part of
-    this.
+    in the authors' package dog-optimizer: the decay is a part of G. Here x is `theta`, c is
+    `learning_rate` and alpha is `reps_rel`; x_0 is the slot `initial_weights`, bar r the number
+    `max_distance` and G the number `squared_norm_sum`. The averaging of the weights, which the
+    paper recommends, is not part of this.
 
     Departure from that package: epsilon is no part of G, with which that starts.
     """

@@ -3,6 +3,7 @@
 Arithmetic is in float32 (float64 for float64 weights), whatever the dtype of weights and gradients.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -273,7 +274,8 @@ class _Update:
         self.size = (shape[1:] if program.by_row else shape).num_elements()
         names = program.variable_scalars
         self._numbers = {n: scalar[i] for n, scalar in zip(names, on.variable_scalars)}
-        self.state = {**{n: self._read_number(v) for n, v in self._numbers.items()}, **common}
+        numbers = {n: self._hiding_unset(self._read_number, n, v) for n, v in self._numbers.items()}
+        self.state = {**numbers, **common}
         self._rounded = None
         self.first_factor = None
 
@@ -304,7 +306,10 @@ class _Update:
     def _evaluate(self, roots, known):
         weight = self.weight
         dtype = tf.float64 if weight.dtype == tf.float64 else tf.float32
-        arrays = {name: tf.cast(self._read_array(name), dtype) for name in self._tensors}
+        arrays = {
+            name: tf.cast(self._hiding_unset(self._read, name, v), dtype)
+            for name, v in self._tensors.items()
+        }
         gradient = tf.cast(self._values(), dtype)
         if self.first_factor is not None:
             gradient *= tf.cast(self.first_factor, dtype)
@@ -325,11 +330,11 @@ class _Update:
             to_element,
         )
 
-    def _read_array(self, name):
-        if name not in self._program.may_be_unset:
-            return self._read(self._tensors[name])
-        with compat.hidden_from_debuggers():
-            return self._read(self._tensors[name])
+    def _hiding_unset(self, read, name, variable):
+        """What `read` gives for a variable; unseen by debuggers if it may be unset."""
+        hiding = name in self._program.may_be_unset
+        with compat.hidden_from_debuggers() if hiding else contextlib.nullcontext():
+            return read(variable)
 
     def _values(self):
         return tf.ensure_shape(self._gradient, self.weight.shape)

@@ -34,7 +34,8 @@ class AdaBelief(RectifiedAdam):
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
         epsilon: float, :math:`\epsilon`. Smaller than that of `Adam`, as it is added to the slot:
-            1e-16 to 1e-12; for image classification without `rectify`, 1e-8.
+            1e-16 to 1e-12; for image classification without `rectify`, 1e-8. With 0, weights whose
+            gradients were all as predicted stay where they are.
         amsgrad: whether to use the largest second moment so far (slot `velocity_hat`).
         rectify: whether to rectify as `RectifiedAdam` does.
         sma_threshold: float >= 4, :math:`\rho_{\min}` of `RectifiedAdam`.

@@ -45,7 +45,8 @@ class AdaBound(Optimizer):
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
         gamma: float > 0, :math:`\gamma`: the bounds are near after :math:`1 / \gamma` steps.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         amsgrad: whether to use the largest second moment so far (slot `velocity_hat`).
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves.

@@ -23,7 +23,8 @@ class Adadelta(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start at 1, the paper's; the
             default is Keras'.
         rho: float in [0, 1], :math:`\rho`.
-        epsilon: float, :math:`\epsilon`. Decides how long the first steps are.
+        epsilon: float > 0, :math:`\epsilon`. Decides how long the first steps are; with 0, there
+            would be none.
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves.
         **kwargs: see `Optimizer`.

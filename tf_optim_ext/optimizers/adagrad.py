@@ -21,7 +21,8 @@ class Adagrad(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.01 to 0.1: as steps
             only ever shrink, it is larger than that of `Adam`.
         initial_accumulator_value: float >= 0, :math:`a_0`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves.
         **kwargs: see `Optimizer`.

@@ -25,7 +25,8 @@ class Adam(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\hat\epsilon`.
+        epsilon: float, :math:`\hat\epsilon`. With 0, weights whose gradients were all zero stay
+            where they are: 0 / 0 is no update.
         amsgrad: whether to use the largest second moment so far (slot `velocity_hat`).
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves. See `AdamW`.

@@ -31,13 +31,15 @@ class Adan(Optimizer):
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`, of the differences.
         beta_3: float in [0, 1), :math:`\beta_3`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         weight_decay: float, :math:`\lambda`. A typical value is 0.02.
         **kwargs: see `Optimizer`.
 
     The betas and the bias correction are those of the authors' code: the paper's betas are 1 minus
     these. As in both, the weight decay is proximal: a division after the update instead of a
-    subtraction before it. The paper's restarts are left out.
+    subtraction before it. The paper's restarts are left out. The slot `previous_gradient` is NaN
+    until the first update of a variable, for which :math:`d_t = 0`, whichever step that is.
 
     Reference:
         Xie et al., *Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models*,

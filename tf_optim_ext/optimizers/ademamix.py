@@ -36,7 +36,8 @@ class AdEMAMix(Optimizer):
         beta_2: float in [0, 1), :math:`\beta_2`.
         beta_3: float in [0, 1), :math:`\beta_3`, of the slow momentum.
         alpha: float, :math:`\alpha`, the weight of the slow momentum. Typical values are 4 to 10.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         alpha_warmup_steps: number of steps, :math:`T` of :math:`\alpha`; 0 for no warm-up.
         beta_3_warmup_steps: number of steps, :math:`T` of :math:`\beta_3`; 0 for no warm-up. The
             paper uses the length of the whole training for both; without them, early training may

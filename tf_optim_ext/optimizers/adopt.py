@@ -34,14 +34,17 @@ class ADOPT(Optimizer):
         w_t &= w_{t-1} - \gamma m_t \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2
 
-    The last four lines are for :math:`t > 1`. Without `clipped`, the second one does not clip.
+    The last four lines are for :math:`t > 1`. Without `clipped`, the second one does not clip. The
+    first line is for the first gradient of a variable, whichever step that is in; until then, its
+    slot `velocity` is NaN.
 
     Args:
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001, with what is
             good for `Adam`.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         clipped: whether to clip the normalised gradients. Without, a weight whose first gradients
             were tiny may take a huge step.
         weight_decay: float, decoupled: before the update, the weights shrink by

@@ -33,7 +33,8 @@ class COCOB(Optimizer):
             from the new ones. It does not add up, as each step starts from the initial weights.
         **kwargs: see `Optimizer`.
 
-    The initial weights, :math:`w_0`, are those before the first step. The slot `gradient_sum` is
+    The initial weights, :math:`w_0`, are those before a variable's first update, until which their
+    slot is NaN. The slot `gradient_sum` is
     :math:`\theta_t`, the negative sum. The paper has no learning rate and no epsilon; the arguments
     are those of TensorFlow Addons, and the learning rate.
 

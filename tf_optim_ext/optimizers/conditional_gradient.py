@@ -26,7 +26,7 @@ class ConditionalGradient(Optimizer):
             weights. Start near 0.99 and let it rise to 1.
         lambda_: float, :math:`\lambda`, the radius of the ball. It must be larger than the norms
             that the weights shall have: for a layer of a network 10 to 100, not the default.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, :math:`s_t` is 0 for a gradient of zeros.
         ord: "fro" for the Frobenius norm, "nuclear" for the nuclear norm. The latter takes
             gradients of two or more axes, the last two of which are matrices, those of fewer as
             with "fro", and is computed by TensorFlow.

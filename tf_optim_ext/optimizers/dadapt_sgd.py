@@ -42,7 +42,9 @@ class DAdaptSGD(Optimizer):
         **kwargs: see `Optimizer`.
 
     Inner product and norms are over all variables; :math:`g_1` is the first gradient that is not
-    zero. This follows the authors' code, whose weight decay is not decoupled.
+    zero. This follows the authors' code, whose weight decay is not decoupled. The slot
+    `initial_weights`, :math:`w_0`, holds the weights before a variable's first update, and NaN
+    until then.
 
     Reference:
         Defazio and Mishchenko, *Learning-Rate-Free Learning by D-Adaptation*, arXiv:2301.07733,

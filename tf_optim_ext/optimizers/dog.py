@@ -16,10 +16,11 @@ class DoG(Optimizer):
     all squared gradients. Meant to be evaluated with an average of the weights: `use_ema=True`.
 
     .. math::
+        g'_t &= g_t + \lambda w_{t-1} \\
         r_t &= \max(r_{t-1}, \lVert w_{t-1} - w_0 \rVert), \quad
         r_1 = r_\epsilon (1 + \lVert w_0 \rVert) \\
-        G_t &= G_{t-1} + \lVert g_t \rVert^2 \\
-        w_t &= w_{t-1} - \gamma \frac{r_t}{\sqrt{G_t + \epsilon}} g_t
+        G_t &= G_{t-1} + \lVert g'_t \rVert^2 \\
+        w_t &= w_{t-1} - \gamma \frac{r_t}{\sqrt{G_t + \epsilon}} g'_t
 
     The norms are over all variables; they take a pass over memory of their own.
 
@@ -27,12 +28,13 @@ class DoG(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Leave it at 1.
         reps_rel: float > 0, :math:`r_\epsilon`, the first distance relative to the weights.
         epsilon: float > 0, :math:`\epsilon`.
-        weight_decay: float, decoupled: before the update, the weights shrink by `weight_decay`
-            times the step :math:`\gamma r_t / \sqrt{G_t + \epsilon}` of themselves.
+        weight_decay: float, :math:`\lambda`, added to the gradient.
         **kwargs: see `Optimizer`.
 
-    The argument names are those of the authors' code. The paper averages the weights with a
-    polynomial decay; the average here is that of `use_ema`.
+    The argument names are those of the authors' code, and so is the weight decay, which is not
+    decoupled. The slot `initial_weights`, :math:`w_0`, holds the weights before the first update of
+    their variable, and NaN until then. The paper averages the weights with a polynomial decay; the
+    average here is that of `use_ema`. `LDoG` does the same for each variable by itself.
 
     Reference:
         Ivgi, Hinder and Carmon, *DoG is SGD's Best Friend*, arXiv:2302.12022; code

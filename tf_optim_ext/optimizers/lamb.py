@@ -26,7 +26,8 @@ class Lamb(LayerwiseOptimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         weight_decay: float, :math:`\lambda`.
         **kwargs: see `Optimizer`.
 

@@ -23,13 +23,16 @@ class LaProp(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.0004.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`. It has only to prevent a division by zero.
+        epsilon: float, :math:`\epsilon`. It has only to prevent a division by zero. With 0,
+            weights whose gradients were all zero stay where they are.
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves.
         **kwargs: see `Optimizer`.
 
     The learning rate is outside the momentum, as in the paper's algorithm; the authors' code has it
-    inside. Both are the same while it is constant.
+    inside. Both are the same while it is constant. The authors' code decays the weights after the
+    update, those that it gave: by `1 - learning_rate * weight_decay` times the update less than
+    here.
 
     Reference:
         Ziyin, Wang and Ueda, *LaProp: Separating Momentum and Adaptivity in Adam*,

@@ -29,7 +29,7 @@ class LARS(LayerwiseOptimizer):
             `SGD`, as the ratio is small: start near 1 and warm up.
         momentum: float in [0, 1], :math:`\mu`.
         trust_coefficient: float, :math:`\eta`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. Not needed: where a norm is 0, the ratio is 1.
         nesterov: whether to look ahead.
         weight_decay: float, :math:`\lambda`, within the ratio. Typical values are 1e-5 to 1e-3.
         **kwargs: see `Optimizer`.

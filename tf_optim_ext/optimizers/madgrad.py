@@ -27,13 +27,15 @@ class MADGRAD(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.01 and try powers
             of ten: good values are neither `SGD`'s nor `Adam`'s.
         momentum: float in [0, 1), :math:`\mu`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         weight_decay: float, decoupled: `learning_rate * weight_decay` of the old weights is
             subtracted from the new ones. Good values are smaller than elsewhere, often 0.
         **kwargs: see `Optimizer`.
 
-    The initial weights are those before the first step (slot `initial_weights`); every step pulls
-    the weights a little back to them, against the decay. The decay is that of the authors' option
+    The initial weights are those before a variable's first update (slot `initial_weights`, NaN
+    until then); every step pulls the weights a little back to them, against the decay. The decay is
+    that of the authors' option
     `decouple_decay`. Their code adds `epsilon` to the learning rate, too.
 
     Reference:

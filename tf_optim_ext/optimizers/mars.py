@@ -27,14 +27,17 @@ class MARS(Optimizer):
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
         gamma: float, :math:`\gamma`, the strength of the correction; 0 for none.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves. Typical values are 0.01 to 0.1.
         **kwargs: see `Optimizer`.
 
     This is the paper's MARS-AdamW in the approximate form: the previous gradient is that of the
     previous batch, where the exact form computes a second gradient of this batch. The authors' code
-    leaves variables with less than two dimensions to AdamW; here all are treated alike.
+    leaves variables with less than two dimensions to AdamW; here all are treated alike. With
+    :math:`g_0 = 0`, as in both, a variable's first gradient is corrected by itself; timm leaves out
+    that correction.
 
     Reference:
         Yuan et al., *MARS: Unleashing the Power of Variance Reduction for Training Large Models*,

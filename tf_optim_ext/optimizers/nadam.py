@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, sqrt, square
+from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square
 
 
 def nesterov_adam(w, g, s, h, psi):
@@ -17,7 +17,7 @@ def nesterov_adam(w, g, s, h, psi):
     of_gradient = (1 - mu) / (1 - s.momentum_product)
     m = of_momentum * s.momentum + of_gradient * g
     root = sqrt(s.velocity) / sqrt(1 - h.beta_2**h.step) + h.epsilon
-    return w - h.learning_rate * m / root
+    return w - divide_no_nan(h.learning_rate * m, root)
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -41,7 +41,8 @@ class Nadam(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves.
         **kwargs: see `Optimizer`.

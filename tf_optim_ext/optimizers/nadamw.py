@@ -26,7 +26,8 @@ class NAdamW(Optimizer):
         weight_decay: float, :math:`\lambda`.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         momentum_decay: float, :math:`\psi`, how fast the momentum rises from half of
             :math:`\beta_1` to :math:`\beta_1`.
         **kwargs: see `Optimizer`.

@@ -1,9 +1,11 @@
 """NovoGrad."""
 
+import math
+
 import tensorflow as tf
 
 from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import lerp, maximum, reduce_sum, sqrt, square, where
+from tf_optim_ext.rule import is_set, lerp, maximum, reduce_sum, sqrt, square, unless_set, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -28,14 +30,18 @@ class NovoGrad(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.01.
         beta_1: float in [0, 1), :math:`\beta_1`. The paper has 0.95.
         beta_2: float in [0, 1), :math:`\beta_2`. The paper has 0.98.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         grad_averaging: whether the momentum is an average.
         amsgrad: whether to use the largest second moment so far (`velocity_hat`).
         weight_decay: float, :math:`\lambda`.
         **kwargs: see `Optimizer`.
 
     The weight decay goes through the momentum, as in the paper. Arguments and defaults are those of
-    TensorFlow Addons.
+    TensorFlow Addons. There and in the paper, :math:`v_1` is of the first step; here it is of a
+    variable's first gradient, until which its `velocity` is NaN. The authors' code waits for the
+    first gradient that is not zero; otherwise, as here, :math:`v_1 = 0` after one of zeros, and the
+    next update is up to :math:`1 / \sqrt{1 - \beta_2}` times as long.
 
     Reference:
         Ginsburg et al., *Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training
@@ -53,6 +59,7 @@ class NovoGrad(Optimizer):
 
     slots = ("momentum",)
     variable_scalars = ("velocity", "velocity_hat")
+    slot_initializers = {"velocity": math.nan}
     hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
     flags = ("grad_averaging", "amsgrad")
 
@@ -85,8 +92,9 @@ class NovoGrad(Optimizer):
     @staticmethod
     def rule(w, g, s, h):
         squared_norm = reduce_sum(square(g))
-        begun = s.velocity != 0
-        s.velocity = where(begun, lerp(squared_norm, s.velocity, h.beta_2), squared_norm)
+        begun = is_set(s.velocity, h) != 0
+        before = unless_set(s.velocity, squared_norm, h)
+        s.velocity = where(begun, lerp(squared_norm, before, h.beta_2), squared_norm)
         v = s.velocity
         if h.amsgrad:
             v = s.velocity_hat = maximum(s.velocity_hat, s.velocity)

@@ -44,7 +44,7 @@ class Prodigy(Optimizer):
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
         beta_3: float in [0, 1), :math:`\beta_3`; default: the square root of `beta_2`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float > 0, :math:`\epsilon`.
         weight_decay: float, :math:`\lambda`.
         initial_d: float > 0, :math:`d_0`; far too small is right.
         d_coefficient: float > 0, :math:`c`. To change the step size, change this and not the
@@ -56,8 +56,9 @@ class Prodigy(Optimizer):
         **kwargs: see `Optimizer`.
 
     The state :math:`d` (`scalars["d"]`), its maximum, the numerator :math:`r` and the count `k` of
-    steps from the first gradient that is not zero are one number each for all variables. This
-    follows the authors' code; the maximum of the estimates counts only up to `growth_rate`, as
+    steps from the first gradient that is not zero are one number each for all variables. The slot
+    `initial_weights`, :math:`w_0`, holds the weights before a variable's first update, and NaN
+    until then. This follows the authors' code; the maximum of the estimates counts only up to `growth_rate`, as
     there.
 
     Reference:

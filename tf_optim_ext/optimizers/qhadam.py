@@ -29,7 +29,8 @@ class QHAdam(Optimizer):
         nu_1: float in [0, 1], :math:`\nu_1`, the share of the average in the numerator.
         nu_2: float in [0, 1], :math:`\nu_2`, the share of the average in the denominator. Slightly
             less than 1 bounds the step that a single large gradient causes.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves.
         **kwargs: see `Optimizer`.

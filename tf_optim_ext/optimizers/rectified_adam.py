@@ -60,7 +60,8 @@ class RectifiedAdam(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         amsgrad: whether to use the largest second moment so far (slot `velocity_hat`).
         sma_threshold: float >= 4, :math:`\rho_{\min}`.
         total_steps: number of steps of the training; 0 for a rate without warm-up.

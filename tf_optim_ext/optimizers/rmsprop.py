@@ -24,7 +24,8 @@ class RMSprop(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001.
         rho: float in [0, 1], :math:`\rho`.
         momentum: float in [0, 1], :math:`\mu`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         centered: whether to normalise by the variance.
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves.

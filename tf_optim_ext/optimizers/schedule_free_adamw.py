@@ -28,7 +28,8 @@ class ScheduleFreeAdamW(schedule_free.ScheduleFreeOptimizer):
         beta_1: float in (0, 1], :math:`\beta_1`, where between the last point :math:`z` and the
             average :math:`x` gradients are taken. 0.95 or 0.98 for long trainings.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         warmup_steps: number >= 0 of steps in which the rate rises, :math:`T`.
         r: float >= 0, :math:`r`; weighs later steps more in the average.
         weight_lr_power: float >= 0, :math:`p`; the power of the largest learning rate so far in

@@ -31,7 +31,8 @@ class ScheduleFreeRAdam(schedule_free.ScheduleFreeOptimizer):
         beta_1: float in (0, 1], :math:`\beta_1`, where between the last point :math:`z` and the
             average :math:`x` gradients are taken. 0.95 or 0.98 for long trainings.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         silent_sgd_phase: whether the weights stay where they are while :math:`\rho_t \le 4`, and
             do not move by gradient descent.
         r: float >= 0, :math:`r`; weighs later steps more in the average.

@@ -30,7 +30,8 @@ class StableAdamW(Optimizer):
             good for `AdamW`.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`.
+        epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
+            they are.
         weight_decay: float, :math:`\lambda`. Typical values are 0.004 to 0.2.
         **kwargs: see `Optimizer`.
 

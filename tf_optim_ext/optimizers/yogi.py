@@ -40,7 +40,8 @@ class Yogi(Optimizer):
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.01.
         beta1: float in [0, 1), :math:`\beta_1`.
         beta2: float in [0, 1), :math:`\beta_2`.
-        epsilon: float, :math:`\epsilon`. The paper's is as large as the default.
+        epsilon: float, :math:`\epsilon`. The paper's is as large as the default. With 0,
+            weights without a second moment stay where they are.
         l1_regularization_strength: float, :math:`\lambda_1`; makes weights exactly zero.
         l2_regularization_strength: float, :math:`\lambda_2`.
         initial_accumulator_value: float >= 0, :math:`v_0`.
