@@ -153,4 +153,4 @@ class TestFiles:
         optimizer, variables = keras.optimizers.Adam(0.1), make_variables()
         train(optimizer, variables)
         path = tf.train.Checkpoint(optimizer=optimizer).save(tmp_path / "ckpt")
-        assert len(tf.train.list_variables(path)) == len(optimizer.variables) + 2
+        assert len(tf.train.list_variables(path)) >= len(optimizer.variables) + 2

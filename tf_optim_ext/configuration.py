@@ -67,6 +67,7 @@ class Configuration(Interface):
     flags: tuple[str, ...] = ()
     derived_flags: dict[str, tuple[str, float, bool]] = {}
     choices: dict[str, tuple[str, ...]] = {}
+    required: tuple[str, ...] = ()
     rule: Any = None
 
     __signature__ = _SignatureWithCommonArguments()
@@ -76,6 +77,8 @@ class Configuration(Interface):
         if self.rule is None:
             raise TypeError(f"{owner} needs a static method `rule(w, g, s, h)`, see `Optimizer`.")
         common = arguments.take_common(owner, kwargs)
+        for name in self.required:
+            self._check_given(name, common[name])
         values = arguments.take_own(type(self), kwargs)
         # Keras checks and keeps numbers only.
         plain = {name: common[name] for name in arguments.OF_KERAS}
@@ -141,6 +144,7 @@ class Configuration(Interface):
 
     def _set_hyperparameter(self, name, value):
         owner, before = type(self).__name__, self.__dict__[name]
+        self._check_given(name, value)
         is_optional = arguments.COMMON.get(name, 0.0) is None
         if not (value is None and is_optional):
             value = hyperparameters.checked(owner, name, value, self._intervals()[name])
@@ -156,6 +160,13 @@ class Configuration(Interface):
         self._derive_flags()
         if hyperparameters.is_number(value):
             self._traced_numbers.set(name, value, self._distribution_strategy)
+
+    def _check_given(self, name, value):
+        if value is None and name in self.required:
+            raise ValueError(
+                f"{type(self).__name__}: `{name}` must be a number in {self._intervals()[name]}. "
+                "Received: None"
+            )
 
     def _check_changeable(self, name, before, value):
         owner = type(self).__name__

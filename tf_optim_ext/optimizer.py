@@ -76,6 +76,7 @@ class Optimizer(Configuration):
             a number that makes another rule of it, and the flag's value for that number.
         choices: dict from the name of a constructor argument that the rule branches on to the
             strings that it may be.
+        required: names of the common arguments that may not be None.
 
     Args:
         learning_rate: number >= 0, `LearningRateSchedule`, callable without arguments, or scalar

@@ -65,6 +65,7 @@ class State(tf.keras.optimizers.Optimizer):
             self._forget_all_but(positions)
             pending = self._pending_state()
             self._create_slots(variables)
+            self._sort_slots(positions)
             self.__dict__["_trainable_variables_indices"] = positions
             self.__dict__["_trainable_variables"] = variables
             self.built = True
@@ -84,11 +85,14 @@ class State(tf.keras.optimizers.Optimizer):
         dropped: set[int] = set()
         for name, slots in self._slots.items():
             dropped.update(id(slot) for key, slot in slots.items() if key not in keys)
-            # In the order of the variables, by which they are saved.
-            kept = sorted((key for key in slots if key in keys), key=keys.get)
-            self._slots[name] = {key: slots[key] for key in kept}
+            self._slots[name] = {key: slot for key, slot in slots.items() if key in keys}
         for slot in [v for v in self._variables if id(v) in dropped]:
             self._untrack_variable(slot)
+
+    def _sort_slots(self, positions):
+        """Brings the slots of each name in the order of the variables, by which they are saved."""
+        for name, slots in self._slots.items():
+            self._slots[name] = dict(sorted(slots.items(), key=lambda item: positions[item[0]]))
 
     def _create_slots(self, variables):
         of_all, variables = variables, [v for v in variables if checks.is_trainable(v)]

@@ -41,6 +41,8 @@ class AdamaxW(Adamax):
         0.85
     """
 
+    required = ("weight_decay",)
+
     def __init__(
         self,
         learning_rate=0.001,
@@ -50,8 +52,6 @@ class AdamaxW(Adamax):
         epsilon=1e-7,
         **kwargs,
     ):
-        if weight_decay is None:
-            raise ValueError("AdamaxW: `weight_decay` must be a number in [0, inf). Received: None")
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **kwargs
         )

@@ -44,6 +44,8 @@ class AdamW(Adam):
         0.85
     """
 
+    required = ("weight_decay",)
+
     def __init__(
         self,
         learning_rate=0.001,
@@ -54,8 +56,6 @@ class AdamW(Adam):
         amsgrad=False,
         **kwargs,
     ):
-        if weight_decay is None:
-            raise ValueError("AdamW: `weight_decay` must be a number in [0, inf). Received: None")
         super().__init__(
             learning_rate,
             beta_1,

@@ -49,6 +49,8 @@ class SGDW(SelectiveWeightDecay, SGD):
         0.3
     """
 
+    required = ("weight_decay",)
+
     def __init__(
         self,
         weight_decay,
@@ -58,8 +60,6 @@ class SGDW(SelectiveWeightDecay, SGD):
         exclude_from_weight_decay=None,
         **kwargs,
     ):
-        if weight_decay is None:
-            raise ValueError("SGDW: `weight_decay` must be a number in [0, inf). Received: None")
         super().__init__(
             learning_rate,
             momentum,
