@@ -63,6 +63,14 @@ class TestAgain:
                 assert same(slots[:1], slots[1:])
         train(optimizer, others, first=3)
 
+    def test_slots_of_users_for_other_variables_stay(self):
+        optimizer, variables = ADAM.make(), make_variables()
+        slot = optimizer.add_slot(variables[2], "of_user", "ones")
+        for given in (variables[:2], variables[1:2]):
+            optimizer.built = False
+            optimizer.build(given)
+            assert optimizer.get_slot(variables[2], "of_user") is slot
+
     def test_in_a_function(self):
         optimizer, variables = ADAM.make(), make_variables()
 

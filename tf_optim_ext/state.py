@@ -62,7 +62,7 @@ class State(tf.keras.optimizers.Optimizer):
         checks.variables(variables, self._var_key)
         with tf.init_scope():
             positions = {self._var_key(v): i for i, v in enumerate(variables)}
-            self._forget_all_but(positions)
+            self._forget_variables(positions.keys())
             pending = self._pending_state()
             self._create_slots(variables)
             self._sort_slots(positions)
@@ -77,22 +77,24 @@ class State(tf.keras.optimizers.Optimizer):
             self.__dict__["_pending_store"] = {}
             self._restored_slots.clear()  # those of variables that are not optimized
 
-    def _forget_all_but(self, keys):
-        """Drops the slots of other variables, which an earlier `build` made.
+    def _forget_variables(self, keys):
+        """Drops the slots of variables that are not optimized any more.
 
         Keras' users set `built` to False to have an optimizer take other variables.
         """
+        gone = self._trainable_variables_indices.keys() - keys
         dropped: set[int] = set()
-        for name, slots in self._slots.items():
-            dropped.update(id(slot) for key, slot in slots.items() if key not in keys)
-            self._slots[name] = {key: slot for key, slot in slots.items() if key in keys}
+        for slots in self._slots.values():
+            dropped.update(id(slots.pop(key)) for key in gone if key in slots)
         for slot in [v for v in self._variables if id(v) in dropped]:
             self._untrack_variable(slot)
 
     def _sort_slots(self, positions):
         """Brings the slots of each name in the order of the variables, by which they are saved."""
         for name, slots in self._slots.items():
-            self._slots[name] = dict(sorted(slots.items(), key=lambda item: positions[item[0]]))
+            # Last those that `add_slot` made for other variables.
+            order = sorted(slots, key=lambda key: positions.get(key, len(positions)))
+            self._slots[name] = {key: slots[key] for key in order}
 
     def _create_slots(self, variables):
         of_all, variables = variables, [v for v in variables if checks.is_trainable(v)]
