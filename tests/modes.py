@@ -27,9 +27,9 @@ def in_mode(mode, optimizer, variables):
 def wrapped(mode, step):
     if mode == "eager":
         return step
-    if mode == "portable xla":
-        return tf.function(portable(step), jit_compile=True)
-    return tf.function(step, jit_compile=mode == "xla")
+    if mode.startswith("portable"):
+        step = portable(step)
+    return tf.function(step, jit_compile=mode.endswith("xla"))
 
 
 def check_route(mode, optimizer):

@@ -1,5 +1,6 @@
 """Schedule-free optimizers: saving, switching between y and x, several devices."""
 
+import contextlib
 import copy
 
 import keras
@@ -17,6 +18,7 @@ from common import (
     train,
     unchanged,
 )
+from modes import wrapped
 from schedule_free_models import (
     BATCHES,
     MAKERS,
@@ -32,6 +34,8 @@ from schedule_free_models import (
     state,
     uninterrupted,
 )
+
+import tf_optim_ext
 
 
 @pytest.fixture(params=["ScheduleFreeSGD", "ScheduleFreeAdamW"])
@@ -256,6 +260,92 @@ class TestSwitching:
             step()
         step()
         assert int(optimizer.iterations) == 4
+
+    @pytest.mark.parametrize("mode", ["function", "xla", "portable function", "portable xla"])
+    @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}], ids=str)
+    def test_no_step_of_a_traced_function(self, make, mode, options):
+        """Whichever weights the variables held when it was traced."""
+        optimizer, variables = make(**options), make_variables("tf")
+        optimizer.build(variables)
+        gradients = [tf.constant(g) for g in make_gradients(3)]
+
+        def apply():
+            optimizer.apply_gradients(zip(gradients, variables))
+
+        step = wrapped(mode, apply)
+        for _ in range(5):  # after the first update, y is x
+            step()
+        native = optimizer.route.startswith("native")
+        assert native == (mode in ("function", "xla") and not tf_optim_ext.native.why_not())
+        expected, y = int(optimizer.iterations), arrays(variables)
+        refused = (
+            contextlib.nullcontext()
+            if mode.endswith("xla") and not native
+            else pytest.raises(tf.errors.InvalidArgumentError, match="use_training_weights")
+        )
+        for _ in range(2):
+            with optimizer.averaged_weights():
+                assert not same(arrays(variables), y)
+                with unchanged(optimizer, variables), refused:
+                    step()
+            assert same(arrays(variables), y)
+        step()
+        assert int(optimizer.iterations) == expected + 1
+        assert not same(arrays(variables), y) or options
+
+    @pytest.mark.parametrize("mode", ["eager", "function", "xla", "portable xla"])
+    def test_no_update_of_one_variable(self, make, mode):
+        optimizer, variable = make(), tf.Variable([1.0, 2.0])
+        with pytest.raises(ValueError, match=r"build\(variables\)"):
+            optimizer.update_step(tf.ones(2), variable, 0.1)
+        optimizer.build([variable])
+        train(optimizer, [variable])
+
+        def update():
+            optimizer.update_step(tf.ones(2), variable, 0.1)
+
+        update = wrapped(mode, update)
+        update()
+        with (
+            optimizer.averaged_weights(),
+            unchanged(optimizer, [variable]),
+            contextlib.suppress(RuntimeError, tf.errors.InvalidArgumentError),
+        ):
+            update()
+
+    def test_switch_between_loading_and_the_first_step(self, make, tmp_path):
+        trained, path = fitted(make()), tmp_path / "a.weights.h5"
+        trained.save_weights(path)
+        model = make_model(make(), seed=1)
+        model.load_weights(path)
+        optimizer, x = model.optimizer, arrays(model.variables)
+        for switch in (
+            optimizer.use_training_weights,
+            optimizer.use_averaged_weights,
+            optimizer.averaged_weights().__enter__,
+        ):
+            with (
+                unchanged(optimizer, model.variables),
+                pytest.raises(ValueError, match=r"build\(model.trainable_variables\)"),
+            ):
+                switch()
+        optimizer.build(model.trainable_variables)
+        optimizer.use_training_weights()
+        assert not same(arrays(model.variables), x)
+        optimizer.apply([tf.zeros_like(v) for v in model.trainable_variables])
+
+    @pytest.mark.parametrize("averaged", [False, True])
+    def test_evaluation_of_a_checkpoint_that_waits(self, make, averaged, tmp_path):
+        trained = fitted(make())
+        x = arrays(trained.variables)
+        trained.optimizer.use_training_weights()
+        if averaged:
+            trained.optimizer.use_averaged_weights()
+        held = {"model": trained, "optimizer": trained.optimizer}
+        path = tf.train.Checkpoint(**held).save(tmp_path / "ckpt")
+        model = make_model(make(), seed=1)
+        tf.train.Checkpoint(model=model, optimizer=model.optimizer).restore(path)
+        assert_close([model.predict(X, verbose=0)], [output(x)], **TOLERANCE)
 
     def test_function_of_the_averaged_model(self, make):
         # What was traced reads the variables, whichever weights they hold.

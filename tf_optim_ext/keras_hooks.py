@@ -76,19 +76,27 @@ def _averaging(optimizer):
 
 def _use_training_weights(model):
     optimizers = averaging_optimizers(model)
-    if optimizers and model.built and not model.optimizer.built:
-        # Only then it is known of loaded weights whether they are averaged.
-        with model.distribute_strategy.scope():
-            model.optimizer.build(model.trainable_variables)
+    if optimizers:
+        _build(model)
     for optimizer in optimizers:
         optimizer.use_training_weights()
+
+
+def _build(model):
+    """Builds the optimizer: only then it is known of loaded weights whether they are averaged."""
+    if model.built and not model.optimizer.built:
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
 
 
 def _averaged(method):
     @functools.wraps(method)
     def run(model, *args, **kwargs):
         with contextlib.ExitStack() as stack:
-            for optimizer in averaging_optimizers(model):
+            optimizers = averaging_optimizers(model)
+            if any(optimizer._has_pending_state for optimizer in optimizers):
+                _build(model)
+            for optimizer in optimizers:
                 stack.enter_context(optimizer.averaged_weights())
             return method(model, *args, **kwargs)
 

@@ -89,15 +89,39 @@ class ScheduleFreeOptimizer(Optimizer):
         return self._averaged is not None and bool(self._averaged.numpy())
 
     def use_averaged_weights(self):
-        """Switches the model's variables to the average x. Does nothing if they hold it."""
+        """Switches the model's variables to the average x. Does nothing if they hold it.
+
+        Raises:
+            ValueError: state was loaded, but the optimizer is not built for any variables yet.
+        """
+        self._check_known()
         if self._averaged is not None and not self.holds_averaged_weights:
             self._switch(self._average_of(self._model_variables()), averaged=1.0)
 
     def use_training_weights(self):
-        """Switches the model's variables to y. Does nothing if they hold it."""
+        """Switches the model's variables to y. Does nothing if they hold it.
+
+        Raises:
+            ValueError: state was loaded, but the optimizer is not built for any variables yet.
+        """
+        self._check_known()
         if self.holds_averaged_weights:
             values = self._towards_z(self._model_variables(), 1 - self._interpolation)
             self._switch(values, averaged=0.0)
+
+    @property
+    def _has_pending_state(self):
+        """Whether what was loaded tells which weights the variables hold, and nobody asked yet."""
+        return not self.built and (
+            bool(self._pending_store) or "averaged" in self._deferred_dependencies
+        )
+
+    def _check_known(self):
+        if self._has_pending_state:
+            raise ValueError(
+                f"{self.name!r} has loaded its state, but not seen the variables that it belongs "
+                "to: call `build(model.trainable_variables)` before switching them."
+            )
 
     def averaged_weights(self):
         """Context in which the model's variables hold the average x.
@@ -153,7 +177,9 @@ class ScheduleFreeOptimizer(Optimizer):
 
     def _accumulate_or_update(self, gradients, variables):
         update = functools.partial(super()._accumulate_or_update, gradients, variables)
-        self._unless_averaged(gradients, variables, update)
+        # The caller counts the step, also one that is refused.
+        refuse = functools.partial(replica.add, self._iterations, -1)
+        self._unless_averaged(gradients, variables, update, refuse)
 
     @without_autograph
     def update_step(self, gradient, variable, learning_rate):
@@ -163,17 +189,13 @@ class ScheduleFreeOptimizer(Optimizer):
                 "`update_step` needs an optimizer that is built: call `build(variables)` first."
             )
         update = functools.partial(super().update_step, gradient, variable, learning_rate)
-        self._unless_averaged([gradient], [variable], update)
+        self._unless_averaged([gradient], [variable], update, lambda: None)
 
-    def _unless_averaged(self, gradients, variables, update):
+    def _unless_averaged(self, gradients, variables, update, refuse):
         """XLA leaves out assertions: there, native steps fail, and others do nothing."""
         if not compat.inside_xla() or self._fails_natively(gradients, variables):
             update()
             return
-
-        def refuse():
-            replica.add(self._iterations, -1)  # the caller counts this step
-
         tf.cond(self._may_step(), lambda: (update(), 0)[1], lambda: (refuse(), 0)[1])
 
     def _fails_natively(self, gradients, variables):
@@ -202,6 +224,7 @@ class _AveragedWeights:
 
     def __enter__(self):
         optimizer = self._optimizer
+        optimizer._check_known()
         if optimizer.built and not optimizer.holds_averaged_weights:
             self._before = [tf.identity(v) for v in optimizer._model_variables()]
             optimizer.use_averaged_weights()

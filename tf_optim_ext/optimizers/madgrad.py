@@ -35,8 +35,8 @@ class MADGRAD(Optimizer):
 
     The initial weights are those before a variable's first update (slot `initial_weights`, NaN
     until then); every step pulls the weights a little back to them, against the decay. The decay is
-    that of the authors' option
-    `decouple_decay`. Their code adds `epsilon` to the learning rate, too.
+    that of the authors' option `decouple_decay`. Their code adds `epsilon` to the learning rate,
+    too.
 
     Reference:
         Defazio and Jelassi, *Adaptivity without Compromise: A Momentumized, Adaptive, Dual Averaged
