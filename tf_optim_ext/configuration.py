@@ -127,7 +127,7 @@ class Configuration(Interface):
         elif name in self._options():
             self._set_option(name, value)
         else:
-            self._check_known(name)
+            self._check_attribute(name)
             super().__setattr__(name, value)
 
     @classmethod
@@ -216,7 +216,7 @@ class Configuration(Interface):
         if self.use_ema:
             keras_hooks.install_swap()
 
-    def _check_known(self, name):
+    def _check_attribute(self, name):
         """Refuses what would be a new attribute; classes of users may have more."""
         is_own = type(self).__module__.partition(".")[0] == PACKAGE
         if not is_own or name in self.__dict__ or hasattr(type(self), name):
