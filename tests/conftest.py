@@ -54,6 +54,14 @@ def entry(request):
     return request.param
 
 
+def pytest_configure(config):
+    """Hides GPUs from all but the tests that are about them: variables would be put there."""
+    marks = (config.option.markexpr or "").replace("not gpu", "")
+    if "gpu" not in marks:
+        # TensorFlow has not looked for them yet; nor have the processes that tests start.
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--one-of",

@@ -19,8 +19,6 @@ import tensorflow as tf
 import tf_optim_ext
 from tf_optim_ext import native
 
-MEGABYTE = 2**20
-
 
 def start():
     """How the package finds itself; takes a step."""
@@ -82,46 +80,6 @@ def digests():
         except (ValueError, RuntimeError):
             continue
         found[name] = digest()
-    return found
-
-
-def _growth(run):
-    # Writing 5 there resets the peak.
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-    before = _peak()
-    run()
-    return (_peak() - before) / MEGABYTE
-
-
-def _peak():
-    status = pathlib.Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
-def memory():
-    """Megabytes by which a step over a variable of 64 MB lets the process grow."""
-    found = {}
-    small = tf.Variable(tf.ones(1000))
-    for name in ("eager", "graph", "copy"):
-        variable = tf.Variable(tf.ones(16 * MEGABYTE))
-        gradient = tf.ones(16 * MEGABYTE)
-        optimizer = tf_optim_ext.SGD(0.5, momentum=0.9)
-        optimizer.build([small, variable])
-
-        def step(*gradients, optimizer=optimizer, variable=variable):
-            optimizer.apply(list(gradients), [small, variable])
-
-        if name == "graph":
-            step = tf.function(step)
-            step.get_concrete_function(tf.ones(1000), gradient)
-        else:
-            optimizer.apply([tf.ones(1000)], [small])
-        # Whoever holds what was read makes the step copy; this shows that the measure works.
-        held = variable.read_value() if name == "copy" else None
-        found[name] = _growth(lambda: step(tf.ones(1000), gradient))  # noqa: B023
-        assert held is None or float(held[0]) == 1.0
-        assert abs(float(variable[-1]) - 0.5) < 1e-6
     return found
 
 
