@@ -48,7 +48,7 @@ class State(tf.keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        variables = list(variables)
+        variables = self._variables_in_h5_file() or list(variables)
         checks.variables(variables, self._var_key)
         with tf.init_scope():
             pending = self._pending_state()
@@ -65,6 +65,14 @@ class State(tf.keras.optimizers.Optimizer):
                 raise
             self.__dict__["_pending_store"] = {}
             self._restored_slots.clear()  # those of variables that are not optimized
+
+    def _variables_in_h5_file(self):
+        """What this optimizer trains in the model that is being loaded from such a file."""
+        model = compat.model_from_h5()
+        optimizer = getattr(model, "optimizer", None)
+        if self in (optimizer, getattr(optimizer, "inner_optimizer", None)):
+            return list(model.trainable_variables)
+        return []
 
     def _create_slots(self, variables):
         if self.use_ema:
