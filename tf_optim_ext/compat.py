@@ -59,6 +59,7 @@ def _text(number):
 check_keras(getattr(tf.keras, "__version__", None), tf.keras.backend.backend())
 
 try:
+    from keras.src.legacy.saving import legacy_h5_format
     from keras.src.utils.tracking import no_automatic_dependency_tracking  # noqa: F401
 except ImportError as error:
     raise ImportError(
@@ -117,10 +118,25 @@ def exporting_saved_model():
     TensorFlow's own `save_context` is left before the variables are written, so this looks for the
     caller.
     """
+    return _caller(save.save_and_return_nodes) is not None
+
+
+def model_from_h5():
+    """The model that Keras loads from an `.h5` file now, or None.
+
+    Its loader wants to build the optimizer, but hands over those variables only that are in no
+    layer: usually none.
+    """
+    frame = _caller(legacy_h5_format.load_model_from_hdf5)
+    return frame and frame.f_locals.get("model")
+
+
+def _caller(function):
+    """The frame of a function that is running, or None."""
     frame: types.FrameType | None = sys._getframe()
-    while frame is not None and frame.f_code is not save.save_and_return_nodes.__code__:
+    while frame is not None and frame.f_code is not function.__code__:
         frame = frame.f_back
-    return frame is not None
+    return frame
 
 
 _walks = threading.local()

@@ -56,9 +56,9 @@ class State(tf.keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        variables = list(variables)
+        variables = self._variables_in_h5_file() or list(variables)
         if not variables:
-            return  # Keras' reader of `.h5` files builds optimizers before models
+            return
         checks.variables(variables, self._var_key)
         with tf.init_scope():
             positions = {self._var_key(v): i for i, v in enumerate(variables)}
@@ -95,6 +95,14 @@ class State(tf.keras.optimizers.Optimizer):
             # Last those that `add_slot` made for other variables.
             order = sorted(slots, key=lambda key: positions.get(key, len(positions)))
             self._slots[name] = {key: slots[key] for key in order}
+
+    def _variables_in_h5_file(self):
+        """What this optimizer trains in the model that is being loaded from such a file."""
+        model = compat.model_from_h5()
+        optimizer = getattr(model, "optimizer", None)
+        if self in (optimizer, getattr(optimizer, "inner_optimizer", None)):
+            return list(model.trainable_variables)
+        return []
 
     def _create_slots(self, variables):
         of_all, variables = variables, [v for v in variables if checks.is_trainable(v)]
