@@ -78,6 +78,7 @@ class TestLists:
         known = (
             Known("wording", "w", "^Error: a", ("m::a", "m::b")),
             Known("wording", "w", "Error: c", ("m::c", "m::d", "m::gone", "other::e")),
+            Known("other", "o", "Error: g", ("m::g", "m::h[1]")),
         )
         outcomes = {
             "m::a": "Error: a.",
@@ -86,6 +87,10 @@ class TestLists:
             "m::d": "skipped",
             "m::e": "Error: e",
             "m::f": "passed",
+            "m::g[1]": "Error: g",
+            "m::g[2]": "passed",
+            "m::h[1]": "Error: g",
+            "m::h[2]": "passed",
         }
         complaints = Suite("", (), known).complaints(outcomes, ("m",))
         assert [complaint.splitlines()[0] for complaint in complaints] == [
@@ -93,5 +98,6 @@ class TestLists:
             "m::c passed, but is listed as a failure (wording)",
             "m::d skipped, but is listed as a failure (wording)",
             "m::e fails, and is not listed:",
+            "m::g[2] passed, but is listed as a failure (other)",
             "m::gone is listed as a failure, but was not run",
         ]

@@ -258,7 +258,7 @@ class Cell:
         before = arrays(straight.trainable_variables)
         self.train(straight, 2)
         expected = self.state(straight)
-        assert int(straight.optimizer.iterations) == STEPS
+        assert straight.optimizer.iterations.numpy() == STEPS
         assert all(np.any(a != b) for a, b in zip(before, expected))
         for kind in SAVES:
             model = self.load(kind, folder)

@@ -16,7 +16,7 @@ import usage
 
 WAYS = ("fit", "train_step", "function")
 EVERY = usage.every_cell(WAYS)
-SOME = usage.some_cells(WAYS)
+SOME = usage.some_cells(WAYS)[::3]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Known:
         kind: one of `KINDS`.
         why: what it is about, in a sentence.
         error: regular expression that the error text of each must have.
-        tests: ids of the tests, `module::Class::test`.
+        tests: ids of the tests, `module::Class::test`; without `[...]`, all with parameters.
     """
 
     kind: str
@@ -95,9 +95,11 @@ class Suite:
                 if test.split("::")[0] in modules:
                     assert test not in expected, f"{test} is listed twice"
                     expected[test] = known
-        found = []
+        found, seen = [], set()
         for test, outcome in outcomes.items():
-            known = expected.pop(test, None)
+            name = test if test in expected else test.split("[")[0]
+            known = expected.get(name)
+            seen.add(name)
             if outcome in ("passed", "skipped"):
                 if known and known.kind != "setting":  # another machine may have it
                     found.append(f"{test} {outcome}, but is listed as a failure ({known.kind})")
@@ -105,8 +107,8 @@ class Suite:
                 found.append(f"{test} fails, and is not listed:\n{outcome}")
             elif not re.search(known.error, outcome):
                 found.append(f"{test} fails for another reason than {known.error!r}:\n{outcome}")
-        found += [f"{test} is listed as a failure, but was not run" for test in expected]
-        return found
+        gone = [test for test in expected if test not in seen]
+        return found + [f"{test} is listed as a failure, but was not run" for test in gone]
 
 
 class _Outcomes:
