@@ -7,6 +7,7 @@ Of Keras 3.15, whose wheel has them. Modules are left out that test what is not 
 from foreign.running import Known, Suite
 
 KERAS = (3, 15)
+MODES = ("eager", "graph")
 _OPTIMIZERS = "keras.src.optimizers"
 _CALLBACKS = "keras.src.callbacks"
 
@@ -91,6 +92,41 @@ KNOWN = (
             *(
                 f"test_sparse_gradients_{name}"
                 for name in ("adadelta", "adagrad", "loss_scale_optimizer_sgd", "rmsprop", "sgd")
+            ),
+        ),
+    ),
+    Known(
+        "private",
+        "looks whether the optimizer calls its `assign_sub` with sparse values",
+        r"AssertionError: False is not true\s+at case.py",
+        _ids(
+            "keras.src.trainers.trainer",
+            "TestTrainer",
+            *(f"test_fit_sparse_{kind}_{mode}" for kind in ("scipy", "tf") for mode in MODES),
+        ),
+    ),
+    Known(
+        "setting",
+        "JAX, Grain or PyTorch are not installed",
+        r"ModuleNotFoundError: No module named '(jax\.experimental|grain|torch)'",
+        _ids(
+            "keras.src.trainers.trainer",
+            "TestTrainer",
+            *(
+                f"test_{method}_sparse_jax_{mode}"
+                for method in ("evaluate", "fit", "predict")
+                for mode in MODES
+            ),
+            *(
+                f"test_fit_with_data_adapter_{adapter}"
+                for adapter in (
+                    "grain_dataloader",
+                    "grain_dataset",
+                    "grain_dataset_with_len",
+                    "torch_dataloader_iterable",
+                    "torch_dataloader_iterable_with_len",
+                    "torch_dataloader_tensor",
+                )
             ),
         ),
     ),
