@@ -1,0 +1,74 @@
+"""The cells of `usage.py` under `MirroredStrategy`, in a process of its own: see `two_devices.py`.
+
+`python tests/usage_two_devices.py every LAMB`: all cells of an optimizer; `some all`: a sample.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import tempfile
+
+import common
+import tensorflow as tf
+import two_devices
+import usage
+
+WAYS = ("fit", "train_step", "function")
+EVERY = usage.every_cell(WAYS)
+SOME = usage.some_cells(WAYS)[::3]
+
+
+@dataclasses.dataclass(frozen=True)
+class MirroredCell(usage.Cell):
+    strategy: tf.distribute.Strategy | None = None
+
+    def scope(self):
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    def make(self, seed):
+        with self.scope():
+            return super().make(seed)
+
+    def load(self, kind, folder):
+        with self.scope():
+            return super().load(kind, folder)
+
+    def prepare_loop(self, model):
+        with self.scope():
+            super().prepare_loop(model)
+
+    def state(self, model):
+        with self.scope():
+            return super().state(model)
+
+    def train(self, model, first, steps=2):
+        if self.way != "function":
+            super().train(model, first, steps)
+            return
+        self.prepare_loop(model)
+        arrays = usage.data(self.model)
+        batches = tf.data.Dataset.from_tensor_slices(arrays).batch(usage.BATCH)
+        batches = self.strategy.experimental_distribute_dataset(batches.skip(first).take(steps))
+
+        @tf.function
+        def step(batch):
+            self.strategy.run(functools.partial(usage.step_of, model), args=batch)
+
+        for batch in batches:
+            step(batch)
+
+
+def check(cell, strategy):
+    with tempfile.TemporaryDirectory() as folder:
+        MirroredCell(**dataclasses.asdict(cell), strategy=strategy).check(folder)
+
+
+def main(which, name):
+    chosen = [c for c in (EVERY if which == "every" else SOME) if name in ("all", c.optimizer)]
+    checks = {str(cell): functools.partial(check, cell) for cell in chosen}
+    common.print_outcomes(checks, two_devices.start())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
