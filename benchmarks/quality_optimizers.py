@@ -42,6 +42,7 @@ CENTRES = {
     "ConditionalGradient": 0.01,
     "COCOB": 1.0,
     "DoG": 1.0,
+    "LDoG": 1.0,
     "DAdaptAdam": 1.0,
     "DAdaptLion": 0.3,
     "DAdaptSGD": 1.0,
@@ -89,7 +90,7 @@ def constant(steps: int) -> np.ndarray:
 # With these, the rate scales the whole way from the start (COCOB) or from zero (Ftrl): if it fell
 # to zero, all that was learned would be lost. The distance from which DoG takes its steps grows
 # from almost nothing, and its paper has no schedule.
-CONSTANT = ("COCOB", "Ftrl", "DoG")
+CONSTANT = ("COCOB", "Ftrl", "DoG", "LDoG")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,6 +79,7 @@ ARGUMENTS = {
     "ConditionalGradient": {"learning_rate": 0.999, "lambda_": 100.0},
     "COCOB": {"learning_rate": 1.0},
     "DoG": {"learning_rate": 1.0, "use_ema": True, "ema_momentum": 0.9},
+    "LDoG": {"learning_rate": 1.0, "use_ema": True, "ema_momentum": 0.9},
     "DAdaptAdam": {"learning_rate": 1.0},
     # With a constant 1, the estimate of this network's learning rate grows without end, as it does
     # with the authors' code. A rate that is lower and falls stops it in time.

@@ -174,6 +174,26 @@ def fit(strategy):
     assert model.optimizer._iterations.numpy() == 6
 
 
+def late_fit(strategy):
+    """A model that is built in its first step, by optimizers whose slots start from the weights."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 3)).astype("float32"), rng.normal(size=(8, 1)).astype("float32")
+
+    def trained(entry):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
+        model.compile(entry.make(use_ema=entry.name == "Adan"), "mse")
+        model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        return model
+
+    for name in ("Prodigy", "Adan", "NovoGrad"):
+        with strategy.scope():
+            model = trained(registry.BY_NAME[name])
+        expected = trained(registry.BY_NAME[name])
+        check_equal(strategy, model.variables, expected.variables, name)
+        assert model.optimizer._iterations.numpy() == 3
+
+
 def global_norm(strategy):
     """Of the summed gradients; Keras clips those of each replica before they are summed."""
 
@@ -425,6 +445,7 @@ CHECKS = {
     "constraints": constraints,
     "portable": portable,
     "fit": fit,
+    "fit of a model that is built late": late_fit,
     "global norm": global_norm,
     "sparse gradients and checkpoints": sparse_and_checkpoint,
     "sparse gradients of all kinds": sparse_of_all_kinds,

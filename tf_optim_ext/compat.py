@@ -104,12 +104,14 @@ def hidden_from_debuggers():
     For reading slots, where NaN is no error but stands for "nothing yet".
     """
     own = context.context()
-    before = own.invoking_op_callbacks
-    own.invoking_op_callbacks = True
+    callbacks = list(own.op_callbacks)
+    for callback in callbacks:
+        own.remove_op_callback(callback)
     try:
         yield
     finally:
-        own.invoking_op_callbacks = before
+        for callback in callbacks:
+            own.add_op_callback(callback)
 
 
 def exporting_saved_model():

@@ -38,15 +38,20 @@ class AveragedWeights(tf.keras.callbacks.Callback):
         super().__init__()
         self._contexts = []
 
+    def _forget_contexts(self):
+        for context in self._contexts:
+            context.forget()
+        self._contexts = []
+
     def on_train_begin(self, logs=None):
-        self._contexts = []  # of a training that an exception ended
+        self._forget_contexts()  # of a training that an exception ended
 
     def on_epoch_begin(self, epoch, logs=None):
         for context in self._contexts:
             # Unless a callback loaded other weights at the end of the epoch.
             if context.undisturbed():
                 context.__exit__()
-        self._contexts = []
+        self._forget_contexts()
         # They hold averaged weights also if a callback restored a backup.
         _use_training_weights(self.model)
 
@@ -56,7 +61,7 @@ class AveragedWeights(tf.keras.callbacks.Callback):
             context.__enter__()
 
     def on_train_end(self, logs=None):
-        self._contexts = []
+        self._forget_contexts()
         for optimizer in averaging_optimizers(self.model):
             optimizer.use_averaged_weights()
 

@@ -7,12 +7,16 @@ model's variables can hold either. Everything here is about which of them they h
 import functools
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from tf_optim_ext import compat, keras_hooks, replica, route, targets
 from tf_optim_ext.interrupts import DeferredInterrupts
 from tf_optim_ext.optimizer import Optimizer, without_autograph
 from tf_optim_ext.rule import lerp, maximum, where
+
+_TRAINING_WEIGHTS = "training_weights_"
+"""Keys of y in files, with the position of the variable."""
 
 
 def averaging_weight(rate, s, h):
@@ -63,7 +67,11 @@ class ScheduleFreeOptimizer(Optimizer):
 
     def __init__(self, learning_rate, **kwargs):
         super().__init__(learning_rate, **kwargs)
-        self.__dict__["_averaged"] = None
+        self.__dict__.update(
+            _averaged=None,
+            _left=[],  # y, while the context `averaged_weights` keeps it
+            _stored=[],  # y from a file, until a switch to it
+        )
         keras_hooks.install()
 
     @staticmethod
@@ -106,7 +114,9 @@ class ScheduleFreeOptimizer(Optimizer):
         """
         self._check_known()
         if self.holds_averaged_weights:
-            values = self._towards_z(self._model_variables(), 1 - self._interpolation)
+            values = self._stored_training_weights()
+            if values is None:
+                values = self._towards_z(self._model_variables(), 1 - self._interpolation)
             self._switch(values, averaged=0.0)
 
     @property
@@ -129,6 +139,34 @@ class ScheduleFreeOptimizer(Optimizer):
         Afterwards they hold to the last bit what they held before.
         """
         return _AveragedWeights(self)
+
+    def save_own_variables(self, store):
+        """See `Optimizer`. A file with x has y beside it if that is known, as x and z round it."""
+        super().save_own_variables(store)
+        left = self._left if self.built else self._stored
+        for i, value in enumerate(left):
+            store[f"{_TRAINING_WEIGHTS}{i}"] = np.asarray(tf.cast(value, _wide(value.dtype)))
+
+    def load_own_variables(self, store):
+        """See `Optimizer`."""
+        own = {key: store[key] for key in store.keys()}  # noqa: SIM118 (h5 stores)
+        names = [key for key in own if key.startswith(_TRAINING_WEIGHTS)]
+        stored = {
+            int(key.removeprefix(_TRAINING_WEIGHTS)): np.asarray(own.pop(key)) for key in names
+        }
+        super().load_own_variables(own)
+        if stored:
+            self.__dict__["_stored"] = [stored[i] for i in sorted(stored)]
+
+    def _stored_training_weights(self):
+        """What a file had as y, if it belongs to the x that the variables hold; or None."""
+        variables, stored = self._model_variables(), self._stored
+        self.__dict__["_stored"] = []
+        if [v.shape for v in variables] != [tf.TensorShape(s.shape) for s in stored]:
+            return None
+        with tf.init_scope():
+            values = [tf.cast(s, v.dtype) for s, v in zip(stored, variables)]
+            return values if _equal(variables, self._average_of(values)) else None
 
     def _model_variables(self):
         return [compat.tensorflow_variable(v) for v in self._trainable_variables]
@@ -155,6 +193,7 @@ class ScheduleFreeOptimizer(Optimizer):
             for variable, value in zip(self._model_variables(), values):
                 variable.assign(value)
             self._averaged.assign(averaged)
+        self.__dict__["_left"] = []
 
     # No step is taken from averaged weights: whatever runs it finds out when it runs.
 
@@ -228,19 +267,31 @@ class _AveragedWeights:
         if optimizer.built and not optimizer.holds_averaged_weights:
             self._before = [tf.identity(v) for v in optimizer._model_variables()]
             optimizer.use_averaged_weights()
+            optimizer.__dict__["_left"] = self._before
 
     def __exit__(self, *exception):
         if self._before:
             self._optimizer._switch(self._before, averaged=0.0)
             self._before = None
 
+    def forget(self):
+        """Leaves the variables as they are, for good."""
+        self._before = None
+        self._optimizer.__dict__["_left"] = []
+
     def undisturbed(self):
         """Whether the variables hold what they were switched to."""
         optimizer = self._optimizer
         if not self._before or not optimizer.holds_averaged_weights:
             return False
-        expected = optimizer._average_of(self._before)
-        return all(
-            variable.numpy().tobytes() == value.numpy().tobytes()
-            for variable, value in zip(optimizer._model_variables(), expected)
-        )
+        return _equal(optimizer._model_variables(), optimizer._average_of(self._before))
+
+
+def _equal(variables, values):
+    """Whether they are the same to the bit."""
+    return all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(variables, values))
+
+
+def _wide(dtype):
+    """A dtype that files have, and that holds all values of another."""
+    return tf.float64 if dtype == tf.float64 else tf.float32
