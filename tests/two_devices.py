@@ -216,6 +216,32 @@ def global_norm(strategy):
     np.testing.assert_allclose(moved(keras.optimizers.SGD), [1.0, 1.0], rtol=1e-6)
 
 
+def norms_of_large_gradients(strategy):
+    """Their squares are no float32; of the sum of the replicas' gradients, dense and sparse."""
+    for option in ("clipnorm", "global_clipnorm"):
+        for dtype in ("float32", "float64"):
+            with strategy.scope():
+                table, bias = (tf.Variable(tf.zeros(s, dtype)) for s in ([3, 2], [2]))
+                optimizer = tf_optim_ext.SGD(1.0, sparse="lazy", **{option: 1.0})
+                optimizer.build([table, bias])
+            values = tf.constant([[3e29, 0.0], [0.0, 2e29]], dtype)
+
+            @tf.function
+            def step(values=values, optimizer=optimizer, table=table, bias=bias):
+                def replica():
+                    rows = tf.IndexedSlices(values, tf.constant([1, 1]), tf.constant([3, 2]))
+                    optimizer.apply_gradients([(rows, table), (values[0], bias)])
+
+                strategy.run(replica)
+
+            step()
+            gradients = [np.array([[0, 0], [6e29, 4e29], [0, 0]]), np.array([6e29, 0])]
+            norms = [np.linalg.norm(g) for g in gradients]
+            norms = [np.linalg.norm(norms)] * 2 if option == "global_clipnorm" else norms
+            expected = [tf.constant(-g / n, dtype) for g, n in zip(gradients, norms, strict=True)]
+            check_equal(strategy, [table, bias], expected, f"{option} {dtype}")
+
+
 def sparse_and_checkpoint(strategy):
     with strategy.scope():
         variable, optimizer = tf.Variable(tf.ones((4, 2))), ADAM.make()
@@ -447,6 +473,7 @@ CHECKS = {
     "fit": fit,
     "fit of a model that is built late": late_fit,
     "global norm": global_norm,
+    "norms of large gradients": norms_of_large_gradients,
     "sparse gradients and checkpoints": sparse_and_checkpoint,
     "sparse gradients of all kinds": sparse_of_all_kinds,
     "sparse gradients in fit": sparse_in_fit,

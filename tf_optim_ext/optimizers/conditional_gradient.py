@@ -88,8 +88,9 @@ class ConditionalGradient(Optimizer):
 
     def _corner(self, gradient, scale):
         """The rank-1 matrix with singular value 1 in whose direction the gradient is largest."""
-        g = tf.cast(gradient, tf.float64 if gradient.dtype == tf.float64 else tf.float32)
-        g = g * tf.cast(scale, g.dtype)
+        # In float64, as what clips a large norm may be smaller than any float32.
+        g = tf.cast(gradient, tf.float64) * tf.cast(scale, tf.float64)
+        g = tf.cast(g, tf.float64 if gradient.dtype == tf.float64 else tf.float32)
         values = super()._hyperparameter_values(("clipvalue", "epsilon"), [])
         bound, epsilon = (tf.cast(values[name], g.dtype) for name in ("clipvalue", "epsilon"))
         if self.clipvalue is not None:
