@@ -1,6 +1,5 @@
 """The step, from top to bottom, and the declaration of an optimizer. Read this file first."""
 
-import contextlib
 import functools
 import inspect
 import operator
@@ -12,7 +11,6 @@ from tf_optim_ext import (
     arguments,
     call,
     checks,
-    compat,
     frame,
     graphs,
     keras_hooks,
@@ -158,9 +156,8 @@ class Optimizer(Interface):
             raise TypeError(f"{owner} needs a static method `rule(w, g, s, h)`, see `Optimizer`.")
         common = arguments.take_common(owner, kwargs)
         values = arguments.take_own(type(self), kwargs)
-        if tf.is_tensor(learning_rate) and not tf.executing_eagerly():
-            learning_rate = graphs.TensorRate(learning_rate)
-        elif not callable(learning_rate):
+        learning_rate = graphs.rate(learning_rate)
+        if not callable(learning_rate):
             learning_rate = checks.number(owner, "learning_rate", learning_rate, "[0, inf)")
         super().__init__(learning_rate, **{name: common[name] for name in arguments.OF_KERAS})
         self._init_state()
@@ -299,17 +296,8 @@ class Optimizer(Interface):
             TypeError, ValueError: what was given does not fit; nothing was changed then.
         """
         gradients, variables = checks.pairs(grads_and_vars)
-
         summed = skip_gradients_aggregation or not experimental_aggregate_gradients
-
-        def step():
-            with call.arguments(self, summed=True) if summed else contextlib.nullcontext():
-                self._apply(gradients, variables)
-            return self._iterations
-
-        if compat.keeps_order():
-            return step()
-        return graphs.one_operation(self, lambda: tf.identity(replica.read(step())))
+        return self._as_one_call(lambda: self._apply(gradients, variables), summed)
 
     @without_autograph
     def apply(self, grads, trainable_variables=None):
@@ -329,7 +317,7 @@ class Optimizer(Interface):
         self._check_in_replica()
         variables = self._variables_for(gradients, trainable_variables)
         present_gradients, present, checked_late = self._check(gradients, variables)
-        with _in_graph(self.name, checked_late):
+        with graphs.named(self.name, checked_late):
             self.build(variables)
             present_gradients, present = self._overwrite_variables_directly_with_gradients(
                 present_gradients, present
@@ -618,6 +606,7 @@ class Optimizer(Interface):
 
     @learning_rate.setter
     def learning_rate(self, value):
+        graphs.check_runs_now("Setting `learning_rate`", "`learning_rate.value.assign(...)`")
         if not callable(value) and not tf.is_tensor(value):
             value = checks.number(type(self).__name__, "learning_rate", value, "[0, inf)")
         tf.keras.optimizers.Optimizer.learning_rate.fset(self, value)
@@ -689,16 +678,6 @@ class Optimizer(Interface):
         if exemptions:
             optimizer.__dict__["_exemptions"] = Exemptions(**exemptions)
         return optimizer
-
-
-@contextlib.contextmanager
-def _in_graph(name, after):
-    """Names the ops of a graph, and has them run after others."""
-    if tf.executing_eagerly():
-        yield
-        return
-    with tf.name_scope(name), tf.control_dependencies(after):
-        yield
 
 
 def _of_shape(gradient, variable):
