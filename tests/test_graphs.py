@@ -356,6 +356,16 @@ class TestErrors:
             assert not optimizer.built
             assert not [o.name for o in graph.get_operations()[before:] if o.type == "VarHandleOp"]
 
+    def test_what_would_add_an_operation_that_nobody_runs(self):
+        with tf.Graph().as_default():
+            optimizer = ADAM.make()
+            with pytest.raises(RuntimeError, match=r"learning_rate\.value\.assign"):
+                optimizer.learning_rate = 0.5
+            with pytest.raises(RuntimeError, match=r"learning_rate\.value\.assign"):
+                optimizer.lr = 0.5
+            with pytest.raises(RuntimeError, match="Saver"):
+                optimizer.set_weights([np.int64(1), np.float32(0.5)])
+
     def test_no_pairs(self):
         with tf.Graph().as_default(), v1.Session() as session:
             optimizer = ADAM.make()

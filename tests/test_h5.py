@@ -85,7 +85,6 @@ def check_continues(loaded, model, steps=3):
     assert int(loaded.optimizer._iterations.numpy()) == steps + 2
 
 
-@pytest.mark.family
 def test_training_goes_on(entry, tmp_path):
     model = trained(entry.make())
     check_continues(saved_and_loaded(model, tmp_path / "model.h5"), model)

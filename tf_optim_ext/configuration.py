@@ -299,6 +299,7 @@ class Configuration(Interface):
 
     @learning_rate.setter
     def learning_rate(self, value):
+        graphs.check_runs_now("Setting `learning_rate`", "`learning_rate.value.assign(...)`")
         value = self._checked_rate(value)
         of_user = getattr(self._learning_rate, "variable", None)
         if of_user is not None and not callable(value):
@@ -309,7 +310,7 @@ class Configuration(Interface):
     def _checked_rate(self, value):
         """The learning rate as Keras takes it."""
         if tf.is_tensor(value) and not checks.is_variable(value) and not tf.executing_eagerly():
-            return graphs.TensorRate(value)
+            return graphs.rate(value)
         value = hyperparameters.checked(type(self).__name__, "learning_rate", value, "[0, inf)")
         return hyperparameters.VariableRate(value) if checks.is_variable(value) else value
 

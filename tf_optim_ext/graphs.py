@@ -1,8 +1,32 @@
 """Steps in graphs of sessions, where operations run in no order but that of their inputs."""
 
+import contextlib
+
 import tensorflow as tf
 
 from tf_optim_ext import compat
+
+
+@contextlib.contextmanager
+def named(name, after):
+    """Names the ops of a graph, and has them run after others."""
+    if tf.executing_eagerly():
+        yield
+        return
+    with tf.name_scope(name), tf.control_dependencies(after):
+        yield
+
+
+def check_runs_now(what, instead):
+    """Raises an error where an assignment would only add an operation that nobody runs."""
+    if not compat.keeps_order():
+        raise RuntimeError(f"{what} does nothing in a graph of a session: run {instead} there.")
+
+
+def rate(learning_rate):
+    """A learning rate for Keras: a tensor of a graph as a callable, everything else as it is."""
+    symbolic = tf.is_tensor(learning_rate) and not tf.executing_eagerly()
+    return TensorRate(learning_rate) if symbolic else learning_rate
 
 
 class TensorRate:

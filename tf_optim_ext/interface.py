@@ -1,8 +1,10 @@
 """The calls of TensorFlow 2.0's optimizers that Keras 3 dropped."""
 
+import contextlib
+
 import tensorflow as tf
 
-from tf_optim_ext import arguments, checks, compat
+from tf_optim_ext import arguments, call, checks, compat, graphs, replica
 from tf_optim_ext.state import State
 
 
@@ -84,6 +86,19 @@ class Interface(State):
         present, kept, _ = self._check(gradients, variables)
         summed = iter(self._sum_over_replicas(present, kept))
         return [(None if g is None else next(summed), v) for g, v in zip(gradients, variables)]
+
+    def _as_one_call(self, step, gradients_are_summed):
+        """Takes a step; what `apply_gradients` returns."""
+        arguments = {"summed": True} if gradients_are_summed else {}
+
+        def run():
+            with call.arguments(self, **arguments) if arguments else contextlib.nullcontext():
+                step()
+            return self._iterations
+
+        if compat.keeps_order():
+            return run()
+        return graphs.one_operation(self, lambda: tf.identity(replica.read(run())))
 
     def _check_in_replica(self):
         if tf.distribute.get_replica_context() is None:

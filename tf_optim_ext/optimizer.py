@@ -1,6 +1,5 @@
 """The step, from top to bottom, and the declaration of an optimizer. Read this file first."""
 
-import contextlib
 import functools
 import operator
 
@@ -11,7 +10,6 @@ from tf_optim_ext import (
     call,
     checks,
     clipping,
-    compat,
     frame,
     graphs,
     native,
@@ -257,17 +255,8 @@ class Optimizer(Configuration):
             TypeError, ValueError: what was given does not fit; nothing was changed then.
         """
         gradients, variables = checks.pairs(grads_and_vars)
-
         summed = skip_gradients_aggregation or not experimental_aggregate_gradients
-
-        def step():
-            with call.arguments(self, summed=True) if summed else contextlib.nullcontext():
-                self.apply(gradients, variables)
-            return self._iterations
-
-        if compat.keeps_order():
-            return step()
-        return graphs.one_operation(self, lambda: tf.identity(replica.read(step())))
+        return self._as_one_call(lambda: self.apply(gradients, variables), summed)
 
     @without_autograph
     def apply(self, grads, trainable_variables=None):
@@ -284,7 +273,7 @@ class Optimizer(Configuration):
         self._check_in_replica()
         variables = self._variables_for(gradients, trainable_variables)
         present_gradients, present, checked_late = self._check(gradients, variables)
-        with DeferredInterrupts(), _in_graph(self.name, checked_late):
+        with DeferredInterrupts(), graphs.named(self.name, checked_late):
             self.build(variables)
             present_gradients, present = self._overwrite_variables_directly_with_gradients(
                 present_gradients, present
@@ -543,7 +532,7 @@ class Optimizer(Configuration):
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; what `apply_gradients` does for all of them, without its frame."""
         gradients, variables, checked_late = self._check([gradient], [variable])
-        with _in_graph(self.name, checked_late):
+        with graphs.named(self.name, checked_late):
             self._run(self._program(), variables, gradients, 1.0, learning_rate)
 
     # ------------------------------------------------------------------------------ configuration
@@ -552,16 +541,6 @@ class Optimizer(Configuration):
     def route(self):
         """How the latest step ran, or was traced, and why: for example "native (avx2)"."""
         return self._route or "none: no step was run or traced yet"
-
-
-@contextlib.contextmanager
-def _in_graph(name, after):
-    """Names the ops of a graph, and has them run after others."""
-    if tf.executing_eagerly():
-        yield
-        return
-    with tf.name_scope(name), tf.control_dependencies(after):
-        yield
 
 
 def _of_shape(gradient, variable):

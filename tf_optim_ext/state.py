@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from tf_optim_ext import checks, compat, hyperparameters, restored_slots
+from tf_optim_ext import checks, compat, graphs, hyperparameters, restored_slots
 from tf_optim_ext.interrupts import DeferredInterrupts
 
 CLASS_NAME = "class_name"
@@ -360,6 +360,7 @@ class State(tf.keras.optimizers.Optimizer):
         Raises:
             ValueError: another number of arrays, or another shape; nothing is changed then.
         """
+        graphs.check_runs_now("`set_weights`", "a `tf.compat.v1.train.Saver` of `variables`")
         weights = [np.asarray(w) for w in weights]
         if len(weights) != len(self.variables):
             raise ValueError(
