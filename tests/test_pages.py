@@ -283,6 +283,8 @@ def test_migration_names_what_exists(name):
 def test_migration_names_what_keras_has(name):
     import keras
 
+    if name.endswith("MultiOptimizer"):
+        pytest.importorskip("keras.src.optimizers.multi_optimizer", reason="in Keras since 3.15")
     found = keras
     for part in name.split(".")[1:]:
         found = getattr(found, part)

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Where the package meets Keras. The maths is the same with all versions.
 TESTS = (
     "tests/test_versions.py",
+    "tests/test_bad_input.py",
     "tests/test_keras.py",
     "tests/test_state.py",
     "tests/test_configuration.py",

@@ -110,7 +110,7 @@ def pairs(grads_and_vars):
         elements = list(grads_and_vars)
     except TypeError:
         raise TypeError(
-            f"`grads_and_vars` must be {expected}. Received: {grads_and_vars!r}"
+            f"`grads_and_vars` must be {expected}. Received: {_short(grads_and_vars)}"
         ) from None
     for element in elements:
         if not isinstance(element, (tuple, list)) or len(element) != 2:
@@ -130,7 +130,11 @@ def must_be_variable(value):
 
 
 def _short(value):
-    text = repr(value)
+    try:
+        text = repr(value)
+    except NotImplementedError:
+        # Keras 3.12 would read the variables in it, which it cannot in a graph.
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 200 else text[:200] + "..."
 
 
