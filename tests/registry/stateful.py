@@ -156,13 +156,15 @@ ENTRIES = [
         None,
         {"reps_rel": 0.0, "epsilon": 0.0},
     ),
+    # The distance from the initial weights is a small difference.
     Entry(
         tf_optim_ext.LDoG,
-        {"learning_rate": 0.7, "reps_rel": 1e-3, "epsilon": 1e-3, "weight_decay": 0.1},
+        {"learning_rate": 0.7, "reps_rel": 0.05, "epsilon": 1e-3, "weight_decay": 0.1},
         parameter_free.ldog,
         ("initial_weights", "max_distance", "squared_norm_sum"),
         None,
         {"reps_rel": 0.0, "epsilon": 0.0},
+        looseness={"max_distance": 20.0},
     ),
     Entry(
         tf_optim_ext.DAdaptAdam,
