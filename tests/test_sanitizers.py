@@ -74,7 +74,7 @@ def run(program, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=3600,  # only what hangs takes as long, on any machine
         env={**os.environ, **options},
     )
 
