@@ -315,6 +315,7 @@ class Optimizer(Interface):
         if not gradients and not trainable_variables:
             return
         self._check_in_replica()
+        graphs.check_runs_now("`apply`", "what `apply_gradients` returns")
         variables = self._variables_for(gradients, trainable_variables)
         present_gradients, present, checked_late = self._check(gradients, variables)
         with graphs.named(self.name, checked_late):
@@ -589,6 +590,7 @@ class Optimizer(Interface):
     @without_autograph
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; what `apply_gradients` does for all of them, without its frame."""
+        graphs.check_runs_now("`update_step`", "a `tf.function` that calls it and returns a tensor")
         gradients, variables, _ = self._check([gradient], [variable])
         self._run(self._program(), variables, gradients, 1.0, learning_rate)
 
