@@ -31,8 +31,10 @@ OPTIONS = [
     {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2},
     {"gradient_accumulation_steps": 2},
     {"gradient_accumulation_steps": 2, "use_ema": True, "sparse": "lazy"},
-    {"weight_decay": 0.1, "loss_scale_factor": 4.0},
-    *CLIPPING,
+    *(
+        pytest.param(options, marks=pytest.mark.long)
+        for options in ({"weight_decay": 0.1, "loss_scale_factor": 4.0}, *CLIPPING)
+    ),
 ]
 
 
@@ -202,7 +204,7 @@ class TestGraph:
         again = InGraph(entry.make)
         assert same(again.values(), fresh)
 
-    @pytest.mark.parametrize("of", ["all", "optimizer"])
+    @pytest.mark.parametrize("of", ["all", pytest.param("optimizer", marks=pytest.mark.long)])
     def test_saver(self, entry, of, tmp_path):
         def make():
             return entry.make(name="mine")
