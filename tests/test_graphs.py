@@ -31,8 +31,10 @@ OPTIONS = [
     {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2},
     {"gradient_accumulation_steps": 2},
     {"gradient_accumulation_steps": 2, "use_ema": True, "sparse": "lazy"},
-    {"weight_decay": 0.1, "loss_scale_factor": 4.0},
-    *CLIPPING,
+    *(
+        pytest.param(options, marks=pytest.mark.long)
+        for options in ({"weight_decay": 0.1, "loss_scale_factor": 4.0}, *CLIPPING)
+    ),
 ]
 
 
@@ -202,7 +204,7 @@ class TestGraph:
         again = InGraph(entry.make)
         assert same(again.values(), fresh)
 
-    @pytest.mark.parametrize("of", ["all", "optimizer"])
+    @pytest.mark.parametrize("of", ["all", pytest.param("optimizer", marks=pytest.mark.long)])
     def test_saver(self, entry, of, tmp_path):
         def make():
             return entry.make(name="mine")
@@ -365,6 +367,37 @@ class TestErrors:
                 optimizer.lr = 0.5
             with pytest.raises(RuntimeError, match="Saver"):
                 optimizer.set_weights([np.int64(1), np.float32(0.5)])
+
+    def test_steps_that_return_nothing_to_run(self):
+        with tf.Graph().as_default():
+            optimizer, sophia = ADAM.make(), tf_optim_ext.Sophia()
+            weight, gradient = tf.Variable(1.0), tf.constant(1.0)
+            with pytest.raises(RuntimeError, match="what `apply_gradients` returns"):
+                optimizer.apply([gradient], [weight])
+            with pytest.raises(RuntimeError, match=r"`tf\.function` that calls it"):
+                optimizer.update_step(gradient, weight, 0.1)
+            with pytest.raises(RuntimeError, match=r"`tf\.function` that calls it"):
+                sophia.update_hessian([gradient], [weight])
+            assert not optimizer.built
+            assert not sophia.built
+
+    def test_in_a_function_that_returns_a_tensor(self):
+        """The remedy that the errors name."""
+        with tf.Graph().as_default(), v1.Session() as session:
+            optimizer, weight = tf_optim_ext.Sophia(0.5), tf.Variable(1.0)
+
+            @tf.function
+            def update():
+                optimizer.update_hessian([tf.constant(4.0)], [weight], scale=2.0)
+                return tf.identity(weight)
+
+            updated = update()
+            session.run(v1.global_variables_initializer())
+            session.run(updated)
+            hessian = session.run(optimizer.get_slot(weight, "hessian").value)
+        single, variable = tf_optim_ext.Sophia(0.5), tf.Variable(1.0)
+        single.update_hessian([tf.constant(4.0)], [variable], scale=2.0)
+        assert hessian == single.get_slot(variable, "hessian").numpy()
 
     def test_no_pairs(self):
         with tf.Graph().as_default(), v1.Session() as session:

@@ -90,8 +90,18 @@ def test_training_goes_on(entry, tmp_path):
     check_continues(saved_and_loaded(model, tmp_path / "model.h5"), model)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.long
+@pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
+def test_with_more_options(entry, options, tmp_path):
+    check_options(entry, options, tmp_path)
+
+
+@pytest.mark.parametrize("options", OPTIONS[:1], ids=str)
 def test_with_options(entry, options, tmp_path):
+    check_options(entry, options, tmp_path)
+
+
+def check_options(entry, options, tmp_path):
     try:
         optimizer = entry.make(**options)
     except ValueError as error:

@@ -126,6 +126,15 @@ def test_values_assigned_before_the_first_step_stay(tmp_path):
     assert np.asarray(other.get_slot(others[1], "momentum")).tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
+def test_a_missing_slot(tmp_path):
+    _, _, path = trained(ADAM.make, folder=tmp_path)
+    other, others, _ = restored(ADAM.make, path)
+    with pytest.raises(KeyError, match=r"No slot 'v'.*'momentum', 'velocity'"):
+        other.get_slot(others[0], "v")
+    with pytest.raises(KeyError, match="No slot 'velocity' for the variable"):
+        other.get_slot(tf.Variable(1.0), "velocity")
+
+
 class TestOwnSlots:
     """Those of `add_slot`, of which the optimizer knows nothing before it is called."""
 

@@ -271,6 +271,7 @@ class Optimizer(Configuration):
         if not gradients and not trainable_variables:
             return
         self._check_in_replica()
+        graphs.check_runs_now("`apply`", "what `apply_gradients` returns")
         variables = self._variables_for(gradients, trainable_variables)
         present_gradients, present, checked_late = self._check(gradients, variables)
         with DeferredInterrupts(), graphs.named(self.name, checked_late):
@@ -531,6 +532,7 @@ class Optimizer(Configuration):
     @without_autograph
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; what `apply_gradients` does for all of them, without its frame."""
+        graphs.check_runs_now("`update_step`", "a `tf.function` that calls it and returns a tensor")
         gradients, variables, checked_late = self._check([gradient], [variable])
         with graphs.named(self.name, checked_late):
             self._run(self._program(), variables, gradients, 1.0, learning_rate)

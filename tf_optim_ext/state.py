@@ -259,7 +259,7 @@ class State(tf.keras.optimizers.Optimizer):
             slot = restored_slots.find(self, var, slot_name, key)
         if slot is not None:
             return slot
-        names = list(self._slots)
+        names = self._slot_names()
         if slot_name not in names:
             raise KeyError(f"No slot {slot_name!r}. Slots of {self.name!r}: {names}")
         raise KeyError(f"No slot {slot_name!r} for the variable {checks.name_of(var)!r}.")
@@ -268,8 +268,9 @@ class State(tf.keras.optimizers.Optimizer):
         """Names of the slots, in the order of their creation."""
         # A SavedModel recreates slots by `add_slot` of an object that it has not, without this
         # package: there they are saved as ordinary variables instead.
-        if compat.exporting_saved_model():
-            return []
+        return [] if compat.exporting_saved_model() else self._slot_names()
+
+    def _slot_names(self):
         return list(dict.fromkeys([*self._slots, *(name for name, _ in self._restored_slots)]))
 
     def _replace_iterations(self, variable):

@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from tf_optim_ext import checks
+from tf_optim_ext import checks, graphs
 from tf_optim_ext.optimizer import Optimizer, without_autograph
 from tf_optim_ext.rule import clip, lerp, maximum, trace
 
@@ -120,6 +120,9 @@ class Sophia(Optimizer):
         Raises:
             TypeError, ValueError: what was given does not fit; nothing was changed then.
         """
+        graphs.check_runs_now(
+            "`update_hessian`", "a `tf.function` that calls it and returns a tensor"
+        )
         estimates = list(estimates)
         variables = self._variables_for(estimates, variables)
         estimates, present, late = self._check(estimates, variables)
