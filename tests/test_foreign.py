@@ -17,9 +17,9 @@ SUITES = {"Keras": known_keras, "tf_keras": known_tf_keras, "TensorFlow Addons":
 
 def check(suite, modules):
     outcomes = suite.run(modules, PACKAGE)
-    assert {test.split("::")[0] for test in outcomes} == set(modules)
     complaints = suite.complaints(outcomes, modules)
     assert not complaints, "\n\n".join(complaints)
+    assert {test.split("::")[0] for test in outcomes} == set(modules)
 
 
 def each_process(suite):

@@ -24,28 +24,20 @@ def test_the_sample_has_everything():
         assert {getattr(cell, field) for cell in SOME} == values
 
 
-@pytest.fixture(scope="module")
-def on_two_devices():
-    """Outcomes of an optimizer's cells, by their names; each in a process of its own."""
-    found = {}
-
-    def outcomes(name, which):
-        if (name, which) not in found:
-            found[name, which] = outcomes_of("usage_two_devices.py", which, name)
-        return found[name, which]
-
-    return outcomes
+def unequal(cells, *arguments):
+    """Those cells on two devices that are wrong, in a process of their own, and how."""
+    outcomes = outcomes_of("usage_two_devices.py", *arguments)
+    assert list(outcomes) == [str(cell) for cell in cells]
+    return {name: outcome for name, outcome in outcomes.items() if outcome != "equal"}
 
 
-def test_two_devices(on_two_devices):
-    outcomes = on_two_devices("all", "some")
-    assert len(outcomes) == len(usage_two_devices.SOME)
-    assert {name: outcome for name, outcome in outcomes.items() if outcome != "equal"} == {}
+def test_two_devices():
+    assert unequal(usage_two_devices.SOME) == {}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", usage.OPTIMIZERS)
-def test_every_cell_on_two_devices(on_two_devices, name):
-    outcomes = on_two_devices(name, "every")
-    assert len(outcomes) == sum(c.optimizer == name for c in usage_two_devices.EVERY)
-    assert {cell: outcome for cell, outcome in outcomes.items() if outcome != "equal"} == {}
+@pytest.mark.parametrize("way", usage_two_devices.WAYS)
+@pytest.mark.parametrize("optimizer", usage.OPTIMIZERS)
+def test_every_cell_on_two_devices(optimizer, way):
+    cells = [c for c in usage_two_devices.EVERY if (c.optimizer, c.way) == (optimizer, way)]
+    assert unequal(cells, optimizer, way) == {}

@@ -1,6 +1,7 @@
 """The cells of `usage.py` under `MirroredStrategy`, in a process of its own: see `two_devices.py`.
 
-`python tests/usage_two_devices.py every LAMB`: all cells of an optimizer; `some all`: a sample.
+`python tests/usage_two_devices.py LAMB fit` are all cells of an optimizer and a way of training;
+without arguments, a sample.
 """
 
 import contextlib
@@ -64,9 +65,9 @@ def check(cell, strategy):
         MirroredCell(**dataclasses.asdict(cell), strategy=strategy).check(folder)
 
 
-def main(which, name):
-    chosen = [c for c in (EVERY if which == "every" else SOME) if name in ("all", c.optimizer)]
-    checks = {str(cell): functools.partial(check, cell) for cell in chosen}
+def main(optimizer=None, way=None):
+    every = [cell for cell in EVERY if (cell.optimizer, cell.way) == (optimizer, way)]
+    checks = {str(cell): functools.partial(check, cell) for cell in every or SOME}
     common.print_outcomes(checks, two_devices.start())
 
 
