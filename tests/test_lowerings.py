@@ -111,10 +111,11 @@ def assert_equals(values, reference_steps, weights=WEIGHTS, slots=SLOTS, what=""
     looseness, underflow = (entry.looseness, entry.underflow) if entry else ({}, 0.0)
     for name, actual in values.items():
         wanted = [w if name == "w" else s[name] for w, s in reference_steps]
-        if np.isnan(actual[0]).all():  # nothing yet
-            actual = actual[1:]
-        else:
-            wanted = [np.asarray(actual[0], np.float64), *wanted]
+        first = actual[0]
+        if np.isnan(first).all():  # nothing yet; what starts from the weights has their scale
+            first = values["w"][0] if name in ("z", "initial_weights") else np.zeros_like(first)
+            actual = [first, *actual[1:]]
+        wanted = [np.asarray(first, np.float64), *wanted]
         worst = precision.roundings(actual, wanted, absolute=underflow)
         limit = (weights if name == "w" else slots) * looseness.get(name, 1)
         assert worst <= limit, f"{what} {name}: off by {worst:.1f} roundings, allowed {limit}"

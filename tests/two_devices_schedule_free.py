@@ -87,7 +87,23 @@ def loop(strategy):
     assert optimizer.iterations.numpy() == 2
 
 
-CHECKS = {"fit": fit, "loop": loop}
+def late_fit(strategy):
+    """A model that is built in its first step."""
+
+    def trained():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
+        model.compile(make_adamw(), "mse")
+        model.fit(X, Y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        return model
+
+    with strategy.scope():
+        model = trained()
+    expected = trained()
+    check_model(strategy, model, expected, "late")
+
+
+CHECKS = {"fit": fit, "loop": loop, "fit of a model that is built late": late_fit}
 
 
 if __name__ == "__main__":

@@ -216,9 +216,12 @@ class ScheduleFreeOptimizer(Optimizer):
 
     def _accumulate_or_update(self, gradients, variables):
         update = functools.partial(super()._accumulate_or_update, gradients, variables)
-        # The caller counts the step, also one that is refused.
-        refuse = functools.partial(replica.add, self._iterations, -1)
-        self._unless_averaged(gradients, variables, update, refuse)
+        self._unless_averaged(gradients, variables, update)
+        if compat.inside_xla():
+            # The caller counts the step, also one that is refused.
+            counter = compat.tensorflow_variable(self._iterations)
+            refused = tf.where(self._may_step(), 0, 1)
+            replica.assign(counter, replica.read(counter) - tf.cast(refused, counter.dtype))
 
     @without_autograph
     def update_step(self, gradient, variable, learning_rate):
@@ -228,14 +231,14 @@ class ScheduleFreeOptimizer(Optimizer):
                 "`update_step` needs an optimizer that is built: call `build(variables)` first."
             )
         update = functools.partial(super().update_step, gradient, variable, learning_rate)
-        self._unless_averaged([gradient], [variable], update, lambda: None)
+        self._unless_averaged([gradient], [variable], update)
 
-    def _unless_averaged(self, gradients, variables, update, refuse):
+    def _unless_averaged(self, gradients, variables, update):
         """XLA leaves out assertions: there, native steps fail, and others do nothing."""
         if not compat.inside_xla() or self._fails_natively(gradients, variables):
             update()
             return
-        tf.cond(self._may_step(), lambda: (update(), 0)[1], lambda: (refuse(), 0)[1])
+        tf.cond(self._may_step(), lambda: (update(), 0)[1], lambda: 0)
 
     def _fails_natively(self, gradients, variables):
         obstacles = [targets.obstacle(compat.tensorflow_variable(v)) for v in variables]

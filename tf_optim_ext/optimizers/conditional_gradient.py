@@ -34,7 +34,9 @@ class ConditionalGradient(Optimizer):
             `learning_rate * weight_decay` of themselves. Rarely of use, as they shrink anyway.
         **kwargs: see `Optimizer`.
 
-    Arguments and defaults are those of TensorFlow Addons.
+    Arguments and defaults are those of TensorFlow Addons. A gradient of zeros is no rest: with the
+    Frobenius norm, the weights shrink to :math:`\gamma` times themselves; with the nuclear norm,
+    they move to the corner of whatever singular vectors a matrix of zeros is given.
 
     Reference:
         Ravi et al., *Constrained Deep Learning using Conditional Gradient and Applications in
@@ -97,7 +99,5 @@ class ConditionalGradient(Optimizer):
             g = tf.clip_by_value(g, -bound, bound)
         if g.shape.rank < 2:
             return tf.math.divide_no_nan(g, tf.norm(g) + epsilon)
-        s, u, v = tf.linalg.svd(g)
-        corner = tf.matmul(u[..., :1], v[..., :1], transpose_b=True)
-        # A matrix of zeros has singular vectors, but points nowhere.
-        return tf.where(s[..., :1, tf.newaxis] > 0, corner, tf.zeros_like(corner))
+        _, u, v = tf.linalg.svd(g)
+        return tf.matmul(u[..., :1], v[..., :1], transpose_b=True)
