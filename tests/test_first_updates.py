@@ -15,6 +15,9 @@ import registry
 import tensorflow as tf
 from common import arrays, same, train
 
+import tf_optim_ext
+from tf_optim_ext.rule import unless_set
+
 STEPS, FIRST = 9, 4
 SHAPES = ((3, 2), (4,))
 # As in `test_lowerings`, whose tests say why.
@@ -226,3 +229,37 @@ class TestAverage:
         optimizer.iterations.assign(1000)
         optimizer.apply([tf.constant([1.0])], [variable])
         np.testing.assert_array_equal(optimizer.get_slot(variable, "average"), variable)
+
+
+class FromTheWeights(tf_optim_ext.Optimizer):
+    """A rule of a user, which pulls the weights back to where they started."""
+
+    slots = ("start",)
+    slot_initializers = {"start": math.nan}
+
+    @staticmethod
+    def rule(w, g, s, h):
+        s.start = unless_set(s.start, w, h)
+        return w - h.learning_rate * (g + w - s.start)
+
+
+def test_rule_of_a_user(route):
+    variables, optimizer = [tf.Variable([1.0, 2.0]), tf.Variable([3.0])], FromTheWeights(0.5)
+    optimizer.build(variables)
+    first_alone = route.wrap(lambda: optimizer.apply([tf.ones(2)], variables[:1]))
+    both = route.wrap(lambda: optimizer.apply([tf.ones(2), tf.ones(1)], variables))
+    first_alone()
+    variables[1].assign([5.0])
+    both()
+    np.testing.assert_array_equal(optimizer.get_slot(variables[0], "start"), [1.0, 2.0])
+    np.testing.assert_array_equal(optimizer.get_slot(variables[1], "start"), [5.0])
+    np.testing.assert_array_equal(variables[1], [4.5])
+
+
+def test_slots_that_copy_the_weights_are_refused():
+    class Copies(FromTheWeights):
+        slot_initializers = {"start": "weights"}
+
+    optimizer = Copies(0.5)
+    with pytest.raises(ValueError, match=r"unless_set\(s\.start, w, h\)"):
+        optimizer.build([tf.Variable([1.0])])
