@@ -184,6 +184,19 @@ class TestLearningRate:
         model.fit(x, x[:, :1], epochs=2, verbose=0, callbacks=[halve])
         assert float(rate) == 0.125
 
+    def test_variable_that_is_set_is_copied(self):
+        """As in Keras: traced functions read the optimizer's own."""
+        optimizer, rate, variables = tf_optim_ext.SGD(0.5), keras.Variable(0.25), make_variables()
+        step = in_mode("function", optimizer, variables)
+        step(gradients_of(0))
+        count = len(optimizer.variables)
+        optimizer.learning_rate = rate
+        assert len(optimizer.variables) == count
+        rate.assign(0.0)
+        before = arrays(variables)
+        step(gradients_of(1))
+        assert_close(variables, [w - 0.25 * g for w, g in zip(before, make_gradients(1))])
+
     def test_two_optimizers_share_a_variable(self):
         rate = tf.Variable(0.5)
         optimizers = tf_optim_ext.SGD(rate), tf_optim_ext.Adam(rate)
@@ -341,6 +354,12 @@ class TestWhatCannotBeSet:
         optimizer = self.make()
         with pytest.raises(ValueError, match=rf"`{name}` was None.*traced.*{name}=0.5"):
             setattr(optimizer, name, 0.5)
+
+    @pytest.mark.parametrize("value", [tf.Variable(0.5), lambda: 0.5], ids=["variable", "callable"])
+    def test_another_kind_after_tracing(self, value):
+        optimizer = self.make()
+        with pytest.raises(ValueError, match=r"`beta_1` was 0.9 when.*traced.*with a variable"):
+            optimizer.beta_1 = value
 
     def test_switched_on_without_a_function(self):
         optimizer, variables = tf_optim_ext.SGD(0.5), make_variables()

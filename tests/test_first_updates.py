@@ -27,7 +27,9 @@ WEIGHTS, SLOTS = 32, 12
 def unset_slots(entry):
     """Names of the state that is NaN before the first update."""
     initial = entry.make().slot_initializers
-    return [n for n, v in initial.items() if v is not None and math.isnan(v) and n in entry.slots]
+    return [
+        n for n, v in initial.items() if isinstance(v, float) and math.isnan(v) and n in entry.slots
+    ]
 
 
 UNSET = [e for e in registry.ENTRIES if unset_slots(e)]

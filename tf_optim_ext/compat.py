@@ -73,12 +73,6 @@ def inside_xla():
     return tf.__internal__.get_enclosing_xla_context() is not None
 
 
-def is_function_of_eager_code():
-    """Whether the graph that is being built is a function that eager code will call."""
-    with tf.init_scope():
-        return tf.executing_eagerly()
-
-
 def local_task():
     """The part of the names of devices that those of this process have in common.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_optim_ext import arguments, checks, compat, graphs, hyperparameters, keras_hooks
+from tf_optim_ext import arguments, checks, graphs, hyperparameters, keras_hooks
 from tf_optim_ext.exemptions import Exemptions
 from tf_optim_ext.interface import Interface
 
@@ -96,6 +96,8 @@ class Configuration(Interface):
         )
         self._derive_flags()
         self._check_options()
+        strategy, beside = self._distribution_strategy, self._iterations.value
+        self._traced_numbers.create(self.__dict__, strategy, beside)
         if self.use_ema:
             keras_hooks.install_swap()
         self.__dict__["_is_configured"] = True
@@ -122,6 +124,9 @@ class Configuration(Interface):
     def __setattr__(self, name, value):
         if not self.__dict__.get("_is_configured") or name.startswith("_"):
             super().__setattr__(name, value)
+        elif name in ("learning_rate", "lr"):
+            # Keras would make a variable that is given for it one of the optimizer's own.
+            object.__setattr__(self, name, value)
         elif name in self._intervals():
             self._set_hyperparameter(name, value)
         elif name in self._options():
@@ -172,11 +177,13 @@ class Configuration(Interface):
         owner = type(self).__name__
         if value is before or hyperparameters.are_equal(value, before):
             return
-        if (value is None) != (before is None) and self._traced_numbers.are_in_use:
+        are_numbers = hyperparameters.is_number(value) and hyperparameters.is_number(before)
+        if self._traced_numbers.are_in_use and not are_numbers:
             raise ValueError(
-                f"{owner}: `{name}` was {before} when a step was traced into a function, which "
-                f"would not see the change. Received: {name}={value!r}. Create the optimizer with "
-                "a number, which may be one without effect, to change it between steps."
+                f"{owner}: `{name}` was {before!r} when a step was traced into a function, which "
+                f"would not see the change. Received: {name}={value!r}. To change it between "
+                "steps, create the optimizer with a number, which may be one without effect, or "
+                "with a variable, and assign to that."
             )
         if name in self.slot_initializers.values() and name not in self._program().hyperparameters:
             raise ValueError(
@@ -240,7 +247,8 @@ class Configuration(Interface):
     def _current_values(self, names):
         """What some arguments are in this step: dict from names to numbers, tensors, or None."""
         given, values, numbers = self.__dict__, {}, []
-        is_traced = not tf.executing_eagerly() and compat.is_function_of_eager_code()
+        # There are none in a graph of a session.
+        is_traced = not tf.executing_eagerly() and self._traced_numbers.variable is not None
         for name in names:
             value = given[name]
             if type(value) is float or type(value) is bool:
@@ -250,8 +258,7 @@ class Configuration(Interface):
             else:
                 values[name] = hyperparameters.current(value, self._iterations)
         if is_traced:
-            strategy, beside = self._distribution_strategy, self._iterations.value
-            values.update(self._traced_numbers.read(numbers, given, strategy, beside))
+            values.update(self._traced_numbers.read(numbers))
         return values
 
     def _current_value(self, name):
@@ -300,7 +307,8 @@ class Configuration(Interface):
     @learning_rate.setter
     def learning_rate(self, value):
         graphs.check_runs_now("Setting `learning_rate`", "`learning_rate.value.assign(...)`")
-        value = self._checked_rate(value)
+        # As in Keras, a variable is followed only if the constructor got it.
+        value = hyperparameters.checked(type(self).__name__, "learning_rate", value, "[0, inf)")
         of_user = getattr(self._learning_rate, "variable", None)
         if of_user is not None and not callable(value):
             of_user.assign(tf.cast(value, of_user.dtype))

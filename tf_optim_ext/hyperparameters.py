@@ -96,25 +96,29 @@ class TracedNumbers:
         self.variable = None
         self.are_in_use = False
 
-    def read(self, names, values, strategy, beside):
-        """Dict from some of the names to scalar tensors, inside of a function.
+    def create(self, values, strategy, beside):
+        """Makes the variable, for eager code and the functions that it calls.
+
+        Before any function is traced: those that create variables are traced twice, and only in
+        their first call.
 
         Args:
-            names: what is needed.
-            values: dict with the values of all names; those that are no numbers are not read.
+            values: dict with the values of all names.
             strategy: the distribution strategy of the optimizer.
-            beside: a variable of the optimizer, on whose devices they are.
+            beside: a variable of the optimizer, on whose devices it is.
         """
+        numbers = [values[name] for name in self._positions]
+        numbers = [float(x) if is_number(x) else 0.0 for x in numbers]
+        with tf.init_scope():
+            if tf.executing_eagerly():
+                with strategy.extended.colocate_vars_with(beside):
+                    self.variable = tf.Variable(
+                        numbers, False, dtype=tf.float64, name="hyperparameters"
+                    )
+
+    def read(self, names):
+        """Dict from some of the names to scalar tensors, inside of a function."""
         self.are_in_use = True
-        if not names:
-            return {}
-        if self.variable is None:
-            numbers = [values[name] for name in self._positions]
-            numbers = [float(x) if is_number(x) else 0.0 for x in numbers]
-            with tf.init_scope(), strategy.extended.colocate_vars_with(beside):
-                self.variable = tf.Variable(
-                    numbers, False, dtype=tf.float64, name="hyperparameters"
-                )
         array = replica.read(self.variable)
         return {name: array[self._positions[name]] for name in names}
 
@@ -126,9 +130,3 @@ class TracedNumbers:
                 tf.raw_ops.ResourceScatterUpdate(
                     resource=local.handle, indices=index, updates=value
                 )
-
-    def __deepcopy__(self, memo):
-        return TracedNumbers(self._positions)
-
-    def __reduce__(self):
-        return TracedNumbers, (tuple(self._positions),)
