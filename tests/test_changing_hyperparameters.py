@@ -17,7 +17,12 @@ from tf_optim_ext.checks import Range
 STEPS = 4
 CANDIDATES = (0.25, 0.75, 0.4, 2.0, 5.0, -0.25, -0.75)
 FORMS = ("set", "tf variable", "keras variable", "callable", "schedule")
-# With these, all numbers of an optimizer are at work.
+# Of the others, each form and each mode alone says as much.
+PAIRS = [
+    pytest.param(form, mode, marks=() if form == "set" or mode == "function" else pytest.mark.long)
+    for form in FORMS
+    for mode in MODES
+]
 CLIPPINGS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
@@ -110,8 +115,7 @@ class TestEveryOptimizer:
     def test_numbers_that_are_set_act_in_a_traced_function(self, entry):
         check_change(entry, "set", "function")
 
-    @modes
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize(("form", "mode"), PAIRS)
     def test_every_form_in_every_mode(self, entry, form, mode):
         check_change(entry, form, mode)
 

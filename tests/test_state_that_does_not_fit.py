@@ -168,7 +168,6 @@ class TestWeightsFiles:
     """What people do with `load_weights`."""
 
     @both_orders
-    @pytest.mark.family
     def test_of_another_optimizer(self, entry, built, tmp_path):
         path = tmp_path / "model.weights.h5"
         other = tf_optim_ext.Adam if entry.cls is not tf_optim_ext.Adam else tf_optim_ext.Lion
