@@ -130,7 +130,10 @@ def test_row_wise(name):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@KINDS
+@pytest.mark.parametrize(
+    "name",
+    ["Prodigy", *(pytest.param(n, marks=pytest.mark.long) for n in ("ScheduleFreeAdamW", "AdamW"))],
+)
 def test_ways(name, way):
     check(WAYS[way], registry.BY_NAME[name].make)
 

@@ -31,6 +31,7 @@ def unequal(cells, *arguments):
     return {name: outcome for name, outcome in outcomes.items() if outcome != "equal"}
 
 
+@pytest.mark.long
 def test_two_devices():
     assert unequal(usage_two_devices.SOME) == {}
 
