@@ -241,7 +241,8 @@ class TestCommonArguments:
         step = in_mode(mode, optimizer, variables)
         step(gradients_of(0))
         optimizer.loss_scale_factor = 8.0
-        assert float(optimizer.scale_loss(tf.constant(3.0))) == 24.0
+        for loss in (3.0, tf.constant(3.0), tf.constant(3.0, tf.bfloat16)):
+            assert float(optimizer.scale_loss(loss)) == 24.0
         before = arrays(variables)
         step(gradients_of(1))
         assert_close(variables, [w - 0.1 * g / 8 for w, g in zip(before, make_gradients(1))])

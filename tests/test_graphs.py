@@ -97,6 +97,14 @@ class InGraph:
         return evaluated(self.session, [*self.variables, *self.optimizer.variables])
 
 
+def assert_same(actual, expected):
+    """To the last bit where steps are native. TensorFlow folds constants in graphs of its ops."""
+    if tf_optim_ext.native.why_not():
+        assert_close(actual, expected)
+    else:
+        assert same(actual, expected)
+
+
 def eager_values(make, steps=3, kind="tf", shapes=SHAPES):
     variables, optimizer = make_variables(kind, shapes), make()
     train(optimizer, variables, steps)
@@ -108,7 +116,7 @@ class TestTrajectory:
     def test_is_the_eager_one(self, entry):
         in_graph = InGraph(entry.make)
         in_graph.train()
-        assert same(in_graph.values(), eager_values(entry.make))
+        assert_same(in_graph.values(), eager_values(entry.make))
         assert in_graph.optimizer.route == route_of_dense()
 
     @pytest.mark.parametrize("call", CALLS)
@@ -117,7 +125,7 @@ class TestTrajectory:
     def test_of_every_call(self, call, kind, build):
         in_graph = InGraph(ADAM.make, kind, call, build)
         result = in_graph.train()
-        assert same(in_graph.values(), eager_values(ADAM.make, kind=kind))
+        assert_same(in_graph.values(), eager_values(ADAM.make, kind=kind))
         if call != "get_updates":
             assert result == 3
 
@@ -202,7 +210,7 @@ class TestGraph:
                 for v in [*in_graph.variables, *in_graph.optimizer.variables]
             }
         again = InGraph(entry.make)
-        assert same(again.values(), fresh)
+        assert_same(again.values(), fresh)
 
     @pytest.mark.parametrize("of", ["all", pytest.param("optimizer", marks=pytest.mark.long)])
     def test_saver(self, entry, of, tmp_path):
@@ -227,7 +235,7 @@ class TestGraph:
                 assigned = [v.assign(w) for v, w in zip(second.variables, weights, strict=True)]
                 second.session.run(assigned)
         second.train(2, first=2)
-        assert same(second.values(), expected)
+        assert_same(second.values(), expected)
 
     def test_control_dependencies(self):
         """The update waits for what it is told to, and others can wait for the update."""
@@ -274,10 +282,10 @@ class TestGraph:
         for _ in range(2):
             first.apply_gradients(zip(make_gradients(0)[:2], variables[:2]))
             second.apply_gradients(zip(make_gradients(0)[1:], variables[1:]))
-        assert same(found, arrays([*variables, *first.variables, *second.variables]))
+        assert_same(found, arrays([*variables, *first.variables, *second.variables]))
 
     @pytest.mark.parametrize("device", ["", "/CPU:0"])
-    def test_with_gpus_weights_need_a_device(self, device, monkeypatch):
+    def test_with_gpus_weights_need_a_device(self, device, monkeypatch, native_only):
         """A session might place the others on a GPU, where the native op is not."""
         monkeypatch.setattr(compat, "has_gpus", lambda: True)
         with tf.Graph().as_default():
@@ -297,7 +305,7 @@ class TestGraph:
             for update in updates:
                 session.run(update)
             found = evaluated(session, [*variables, *optimizer.variables])
-        assert same(found, eager_values(ADAM.make, 2))
+        assert_same(found, eager_values(ADAM.make, 2))
 
     @pytest.mark.parametrize("clipping", [{}, *CLIPPING], ids=str)
     def test_get_gradients(self, clipping):

@@ -297,7 +297,9 @@ class Configuration(Interface):
     def scale_loss(self, loss):
         """The loss times `loss_scale_factor`, by which gradients are divided."""
         factor = self._current_value("loss_scale_factor")
-        return loss if factor is None else loss * tf.cast(factor, loss.dtype)
+        if tf.is_tensor(factor):
+            factor = tf.cast(factor, getattr(loss, "dtype", "float32"))
+        return loss if factor is None else loss * factor
 
     @property
     def learning_rate(self):
