@@ -169,12 +169,6 @@ KNOWN = (
             "test_legacy_load_skips_missing_nested_containers",
         ),
     ),
-    Known(
-        "todo",
-        "a model that is built in its first step",
-        "initial value of slot 'z' of 'sequential/dense/kernel' has shape",
-        _ids(f"{_OPTIMIZERS}.schedule_free_adamw", "ScheduleFreeAdamWTest", "test_with_model"),
-    ),
 )
 
 SUITE = Suite("keras_suite", PROCESSES, KNOWN)
