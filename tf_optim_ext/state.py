@@ -343,9 +343,8 @@ class State(tf.keras.optimizers.Optimizer):
             return None
         parts = {"missing": missing, "not known": unexpected, "of another shape": shapes}
         text = "; ".join(f"{what}: {some[:10]}" for what, some in parts.items() if some)
-        names = {key.rpartition(".")[0] or key for key in (*missing, *unexpected)}
-        counts = [_counts(keys) for keys in (stored, variables)]
-        if not shapes and names and counts[0].keys() == counts[1].keys() and _damaged(*counts):
+        there, expected = _counts(stored), _counts(variables)
+        if not shapes and there.keys() == expected.keys() and _damaged(there):
             raise ValueError(
                 f"The stored state of {self.name!r} is not whole. Of its entries, {text}."
             )
@@ -497,7 +496,7 @@ def _counts(keys):
     return {name: (len(found), max(found) + 1) for name, found in positions.items()}
 
 
-def _damaged(stored, expected):
+def _damaged(stored):
     """Whether positions are missing in between, or some slots have fewer than others."""
     lengths = {length for _, length in stored.values() if length > 1}
     return any(count != length for count, length in stored.values()) or len(lengths) > 1
