@@ -12,10 +12,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from tf_optim_ext.schedule_free import ScheduleFreeOptimizer
 
 import tf_optim_ext
 from tf_optim_ext import optimizers
-from tf_optim_ext.schedule_free import ScheduleFreeOptimizer
 
 # Of those that find their own rate, what is tuned is the multiplier of it, which is 1 by default.
 CENTRES = {

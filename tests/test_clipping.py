@@ -6,8 +6,9 @@ import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variables, run_in_function
 
 import tf_optim_ext
-from tf_optim_ext import clipping, native
-from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
+from tf_optim_ext.backends import native
+from tf_optim_ext.backends import tensorflow as tensorflow_lowering
+from tf_optim_ext.engine import clipping
 
 OPTIONS = ("clipnorm", "global_clipnorm")
 by_norm = pytest.mark.parametrize("option", OPTIONS)

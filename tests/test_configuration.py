@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from legacy import legacy
 
 import tf_optim_ext
-from tf_optim_ext import arguments as arguments_of_all
+from tf_optim_ext.base import arguments as arguments_of_all
 from tf_optim_ext.checks import Range
 from tf_optim_ext.rule import lerp, sign
 

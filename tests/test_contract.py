@@ -30,7 +30,7 @@ from common import (
 from legacy import legacy
 
 import tf_optim_ext
-from tf_optim_ext.schedule_free import ScheduleFreeOptimizer
+from tf_optim_ext.base.schedule_free import ScheduleFreeOptimizer
 
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
 

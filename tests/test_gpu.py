@@ -19,7 +19,8 @@ from common import (
 )
 
 import tf_optim_ext
-from tf_optim_ext import native, targets
+from tf_optim_ext.backends import native
+from tf_optim_ext.engine import targets
 
 COMPILED = ", compiled by XLA"
 EAGERLY_OR_NOT = pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])

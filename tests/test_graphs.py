@@ -22,7 +22,7 @@ from common import (
 from conftest import portable
 
 import tf_optim_ext
-from tf_optim_ext import compat
+from tf_optim_ext import _keras
 
 v1 = tf.compat.v1
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
@@ -287,7 +287,7 @@ class TestGraph:
     @pytest.mark.parametrize("device", ["", "/CPU:0"])
     def test_with_gpus_weights_need_a_device(self, device, monkeypatch, native_only):
         """A session might place the others on a GPU, where the native op is not."""
-        monkeypatch.setattr(compat, "has_gpus", lambda: True)
+        monkeypatch.setattr(_keras, "has_gpus", lambda: True)
         with tf.Graph().as_default():
             with tf.device(device or None):
                 weight, optimizer = tf.Variable(1.0), SGD.make()

@@ -15,7 +15,7 @@ import registry
 import tensorflow as tf
 
 import tf_optim_ext
-from tf_optim_ext.lowering import numpy as numpy_lowering
+from tf_optim_ext.backends import numpy as numpy_lowering
 
 STEPS = 12
 # The last but one is longer than a segment of the native driver, the last is two of them and more.

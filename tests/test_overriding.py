@@ -8,7 +8,7 @@ from common import arrays, make_gradients, make_variables, same
 from modes import dense, fit, modes, wrapped
 
 import tf_optim_ext
-from tf_optim_ext.configuration import NOT_CALLED
+from tf_optim_ext.base.configuration import NOT_CALLED
 
 
 def doubling(base):

@@ -22,11 +22,7 @@ from modes import (
 from references import addons, descendants, parameter_free
 
 import tf_optim_ext
-from tf_optim_ext import (
-    ConditionalGradient,
-    NAdamW,
-    Sophia,
-)
+from tf_optim_ext import ConditionalGradient, NAdamW, Sophia
 
 PER_VARIABLE = ("weight_decay", "layer_adaptation")
 LAYERWISE = {

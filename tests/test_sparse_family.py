@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tf_optim_ext
-from tf_optim_ext.lowering import numpy as numpy_lowering
+from tf_optim_ext.backends import numpy as numpy_lowering
 
 ROWS, WIDTH, STEPS, COUNT = 9, 3, 5, 6
 SHAPE = (ROWS, WIDTH)

@@ -9,7 +9,7 @@ from common import route_of_dense, same
 from conftest import portable
 
 import tf_optim_ext
-from tf_optim_ext.lowering import rounding
+from tf_optim_ext.backends import rounding
 
 DTYPES = ("bfloat16", "float16")
 # Gradients and rates whose products and sums are exact in float32, so that all routes hand the same

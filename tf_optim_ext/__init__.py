@@ -1,8 +1,10 @@
 """Optimizers for TensorFlow: the whole interface, one fused update per step."""
 
-from tf_optim_ext import compat, native  # noqa: F401 (`compat` refuses what does not work)
-from tf_optim_ext.keras_hooks import AveragedWeights
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext import _keras  # noqa: F401 (`compat` refuses what does not work)
+from tf_optim_ext.backends import native
+from tf_optim_ext.base.keras_hooks import AveragedWeights
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.engine.route import portable
 from tf_optim_ext.optimizers import (
     ADOPT,
     COCOB,
@@ -56,7 +58,6 @@ from tf_optim_ext.optimizers import (
     Yogi,
     extend_with_decoupled_weight_decay,
 )
-from tf_optim_ext.route import portable
 from tf_optim_ext.version import __version__
 
 native.load()

@@ -6,7 +6,9 @@ import platform
 import keras
 import tensorflow as tf
 
-from tf_optim_ext import frame, native, optimizers, programs
+from tf_optim_ext import catalogue, optimizers
+from tf_optim_ext.backends import native
+from tf_optim_ext.rule import transforms
 from tf_optim_ext.version import __version__
 
 HEADER = (
@@ -47,7 +49,7 @@ def rows():
 
 
 def _variants(cls):
-    for settings in programs.settings_of(cls):
+    for settings in catalogue.settings_of(cls):
         yield settings
         if cls.row_wise_slots:
             yield {**settings, "row_wise": True}
@@ -63,7 +65,7 @@ def _sparse(cls, settings):
     yield "exact"
     if cls.treats_rows_alone(**settings):
         yield "lazy"
-        with contextlib.suppress(frame.Unsupported):
+        with contextlib.suppress(transforms.Unsupported):
             cls.program(**settings, catch_up=True)
             yield "catch_up"
 

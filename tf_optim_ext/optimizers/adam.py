@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import squared
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import divide_no_nan, lerp, maximum, sqrt
+from tf_optim_ext.rule.transforms import squared
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")

@@ -4,9 +4,9 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import decay_rate
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square, unless_set, where
+from tf_optim_ext.rule.transforms import decay_rate
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")

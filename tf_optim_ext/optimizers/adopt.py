@@ -4,8 +4,7 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import decay_rate
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import (
     clip,
     divide_no_nan,
@@ -17,6 +16,7 @@ from tf_optim_ext.rule import (
     unless_set,
     where,
 )
+from tf_optim_ext.rule.transforms import decay_rate
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")

@@ -4,9 +4,9 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import subtract_decay
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import absolute, maximum, unless_set, where
+from tf_optim_ext.rule.transforms import subtract_decay
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import sparse
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.engine import sparse
 from tf_optim_ext.rule import divide_no_nan, norm
 
 

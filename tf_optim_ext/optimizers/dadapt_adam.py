@@ -4,9 +4,18 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import absolute, global_sum, lerp, maximum, minimum, sqrt, square, where
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.rule import (
+    absolute,
+    global_sum,
+    lerp,
+    maximum,
+    minimum,
+    sqrt,
+    square,
+    transforms,
+    where,
+)
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -112,4 +121,4 @@ class DAdaptAdam(Optimizer):
         s.k = where(length > 0, k, s.k)
         estimate = where(length > 0, s.d_numerator / length, d)
         s.d = maximum(d, minimum(estimate, d * h.growth_rate))
-        return frame.decay(w, h, rate) - s.momentum / (sqrt(s.velocity) + h.epsilon)
+        return transforms.decay(w, h, rate) - s.momentum / (sqrt(s.velocity) + h.epsilon)

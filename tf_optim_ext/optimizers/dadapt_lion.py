@@ -2,9 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import absolute, global_sum, lerp, maximum, sign, sqrt, where
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.rule import absolute, global_sum, lerp, maximum, sign, sqrt, transforms, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -89,4 +88,4 @@ class DAdaptLion(Optimizer):
         length = (1 - beta) * global_sum(absolute(s.s))
         # Until the first gradient that is not zero there is nothing to learn from.
         s.d = where(length > 0, maximum(d, s.d_numerator / length), d)
-        return frame.decay(w, h, rate) - rate * update
+        return transforms.decay(w, h, rate) - rate * update

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import (
     global_norm,
     global_sum,

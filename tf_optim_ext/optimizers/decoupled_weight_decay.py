@@ -7,8 +7,9 @@ import contextlib
 
 import tensorflow as tf
 
-from tf_optim_ext import call, checks, compat
-from tf_optim_ext.optimizer import Optimizer, without_autograph
+from tf_optim_ext import _keras, checks
+from tf_optim_ext.base.optimizer import Optimizer, without_autograph
+from tf_optim_ext.engine import call
 
 
 class SelectiveWeightDecay:
@@ -117,7 +118,7 @@ class DecoupledWeightDecayExtension(SelectiveWeightDecay):
         if isinstance(self, Optimizer):
             return
         # Here: the variables of all replicas are decayed together, in another thread.
-        decayed = [compat.tensorflow_variable(v) for v in variables if self._use_weight_decay(v)]
+        decayed = [_keras.tensorflow_variable(v) for v in variables if self._use_weight_decay(v)]
 
         def decay(variable):
             variable.assign_sub(variable * tf.cast(self.weight_decay, variable.dtype))
@@ -126,7 +127,7 @@ class DecoupledWeightDecayExtension(SelectiveWeightDecay):
             for variable in variables:
                 distribution.extended.update(variable, decay, group=False)
 
-        compat.maybe_merge_call(decay_all, self._distribution_strategy, decayed)
+        _keras.maybe_merge_call(decay_all, self._distribution_strategy, decayed)
 
     def get_config(self):
         """See `Optimizer`."""

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.layerwise import LayerwiseOptimizer, adapted
+from tf_optim_ext.base.layerwise import LayerwiseOptimizer, adapted
 from tf_optim_ext.rule import divide_no_nan, lerp, norm, sqrt, square, where
 
 

@@ -4,8 +4,7 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import (
     absolute,
     global_sum,
@@ -13,6 +12,7 @@ from tf_optim_ext.rule import (
     minimum,
     sqrt,
     square,
+    transforms,
     unless_set,
     where,
 )
@@ -143,6 +143,6 @@ class Prodigy(Optimizer):
         current = where(d == h.initial_d, maximum(d, estimate), d)
         s.d_max = maximum(s.d_max, estimate)
         s.d = minimum(s.d_max, current * h.growth_rate)
-        decay = frame.decay_rate(h, rate)
+        decay = transforms.decay_rate(h, rate)
         decayed = where(h.weight_decay != 0, w - where(length > 0, decay, 0.0) * w, w)
         return decayed - rate * s.momentum / (sqrt(s.velocity) + s.d * h.epsilon)

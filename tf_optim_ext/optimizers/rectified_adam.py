@@ -2,9 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import divide_no_nan, lerp, maximum, minimum, sqrt, square, where
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.rule import divide_no_nan, lerp, maximum, minimum, sqrt, square, transforms, where
 
 
 def warmed_up_rate(h):
@@ -130,7 +129,7 @@ class RectifiedAdam(Optimizer):
 
     @staticmethod
     def decay(w, h):
-        return frame.decay(w, h, warmed_up_rate(h))
+        return transforms.decay(w, h, warmed_up_rate(h))
 
     @staticmethod
     def rule(w, g, s, h):

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import schedule_free
+from tf_optim_ext.base import schedule_free
 from tf_optim_ext.rule import unless_set, where
 
 

@@ -4,8 +4,9 @@ import functools
 
 import tensorflow as tf
 
-from tf_optim_ext import checks, graphs
-from tf_optim_ext.optimizer import Optimizer, without_autograph
+from tf_optim_ext import checks
+from tf_optim_ext.base.optimizer import Optimizer, without_autograph
+from tf_optim_ext.engine import graphs
 from tf_optim_ext.rule import clip, lerp, maximum, trace
 
 

@@ -2,9 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import divide_no_nan, lerp, maximum, reduce_mean, sqrt, square
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.rule import divide_no_nan, lerp, maximum, reduce_mean, sqrt, square, transforms
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -87,4 +86,4 @@ class StableAdamW(Optimizer):
         # Divided before it is squared: the square of epsilon may be no float32.
         rms = sqrt(reduce_mean(square(divide_no_nan(g, maximum(root, h.epsilon)))))
         rate = h.learning_rate / maximum(rms, 1.0)
-        return frame.decay(w, h, rate) - rate * divide_no_nan(s.momentum, root + h.epsilon)
+        return transforms.decay(w, h, rate) - rate * divide_no_nan(s.momentum, root + h.epsilon)
