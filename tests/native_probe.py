@@ -29,7 +29,7 @@ def start():
     return {
         "why_not": native.why_not(),
         "instruction_set": native.instruction_set(),
-        "route": optimizer.route,
+        "route": str(optimizer.route),
         "has": native.has(optimizer._program()),
         "result": variable.numpy().tolist(),
         "package": str(pathlib.Path(tf_optim_ext.__file__).parent),

@@ -85,7 +85,7 @@ def assert_same_bits(actual, expected):
 def sgd_step(variables, gradients, learning_rate=0.5, **arguments):
     optimizer = tf_optim_ext.SGD(learning_rate, **arguments)
     optimizer.apply(gradients, variables)
-    assert optimizer.route.startswith("native")
+    assert optimizer.route.is_native
 
 
 def make_copy_on_read(variable):

@@ -156,13 +156,13 @@ class TestSelection:
     @by_selective
     @modes
     def test_precedence(self, name, mode):
-        """What a call selects is decayed, exempt or not; the next call selects anew."""
+        """What a call selects is decayed, excluded or not; the next call selects anew."""
         optimizer = make(name, exclude_from_weight_decay=["bias"])
         variables = make_variables()
         gradients = [make_gradients(i) for i in range(4)]
         decayed = [(1,), (0, 2), (), (0, 1)]
         for own, selected in zip(gradients, decayed):
-            # The second call has the exemptions alone.
+            # The second call has the exclusions alone.
             chosen = None if selected == (0, 2) else [variables[i] for i in selected]
             call = functools.partial(optimizer.apply_gradients, decay_var_list=chosen)
             step = wrapped(mode, lambda given, call=call: _pass(call(zip(given, variables))))
@@ -200,8 +200,8 @@ class TestSelection:
         model.save(tmp_path / "model.keras")
         loaded = keras.models.load_model(tmp_path / "model.keras")
         assert type(loaded.optimizer) is cls
-        exempt = [not loaded.optimizer._use_weight_decay(v) for v in loaded.trainable_variables]
-        assert exempt == [False, True, False, True]
+        excluded = [not loaded.optimizer._decays(v) for v in loaded.trainable_variables]
+        assert excluded == [False, True, False, True]
         for each in (model, loaded):
             fit(each)
         assert_close(loaded.trainable_variables, model.trainable_variables, rtol=0, atol=0)

@@ -54,7 +54,7 @@ class TestMagnitudes:
     def test_dense(self, route, magnitude, dtype, option):
         gradients = [tf.constant(magnitude * g, dtype) for g in DIRECTIONS]
         optimizer = self.check(route, option, min(1.0, magnitude / 8), gradients)
-        assert optimizer.route == route.expected
+        assert str(optimizer.route) == route.expected
 
     @by_norm
     @pytest.mark.parametrize("sparse", ["exact", "lazy"])

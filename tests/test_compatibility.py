@@ -164,7 +164,7 @@ class TestMixedPrecision:
         assert type(model.optimizer) is entry.cls
         assert {v.dtype for v in model.trainable_variables} == {policy.variable_dtype}
         for variable in model.trainable_variables:
-            for name in set(entry.slots) - {*entry.cls.variable_scalars}:
+            for name in set(entry.slots) - {*entry.cls.declaration().variable_scalars}:
                 assert optimizer.get_slot(variable, name).dtype == "float32"
         alone, expected = entry.make(), make_model()
         for _ in range(2):

@@ -45,7 +45,7 @@ class TestSlots:
         for variable in variables:
             for name in entry.slots:
                 slot = optimizer.get_slot(variable, name)
-                single = name in entry.cls.variable_scalars
+                single = name in entry.cls.declaration().variable_scalars
                 assert slot.shape == (() if single else variable.shape)
                 assert slot.dtype == ("float64" if single else "float32")
                 assert any(slot is v for v in optimizer.variables)
@@ -409,7 +409,7 @@ class TestApplyGradients:
 
     def test_update_step(self, entry):
         # What Keras calls for one variable; it has no frame, so no step is counted.
-        if entry.cls.optimizer_scalars:
+        if entry.cls.declaration().optimizer_scalars:
             pytest.skip("what is one number for all variables advances with each of them")
         optimizer, variables = entry.make(), make_variables("tf")
         other, expected = entry.make(), make_variables("tf")
@@ -444,7 +444,7 @@ class TestApplyGradients:
             assert_close([variable], [variables[1]], tolerance[dtype], tolerance[dtype])
             for name in entry.slots:
                 slot = optimizer.get_slot(variable, name)
-                precise = dtype == "float64" or name in entry.cls.variable_scalars
+                precise = dtype == "float64" or name in entry.cls.declaration().variable_scalars
                 assert slot.dtype == ("float64" if precise else "float32")
 
     def test_plain_variables_need_no_path(self, entry):

@@ -63,7 +63,7 @@ def test_route_docstring_example():
 
 @pytest.mark.parametrize("cls", optimizers.ALL, ids=lambda cls: cls.__name__)
 def test_docstrings_tell_arguments_and_source(cls):
-    for name in (*cls.hyperparameters, "learning_rate", "weight_decay"):
+    for name in (*cls.declaration().intervals, "learning_rate", "weight_decay"):
         assert f"{name}:" in cls.__doc__, name
     assert "arXiv" in cls.__doc__ or "Reference:" in cls.__doc__
 

@@ -387,7 +387,7 @@ class TestLoader:
         variable = tf.Variable([1.0, 2.0])
         optimizer = tf_optim_ext.SGD(0.5, global_clipnorm=10.0, use_ema=True)
         optimizer.apply([tf.ones(2)], [variable])
-        assert optimizer.route == "tensorflow: a reason"
+        assert str(optimizer.route) == "tensorflow: a reason"
         np.testing.assert_array_equal(variable, [0.5, 1.5])
 
     @pytest.mark.parametrize("name", ["nonsense", "", "AVX2", "off", "avx2\0"])

@@ -124,4 +124,4 @@ def test_route_is_that_of_the_rule():
         optimizer, variable = Mine(0.5, **options), tf.Variable(1.0)
         for _ in range(2):
             optimizer.apply_gradients([(tf.constant(1.0), variable)])
-        assert optimizer.route.startswith("tensorflow: "), options
+        assert optimizer.route.kind == "tensorflow", options

@@ -97,7 +97,7 @@ def after_steps(dtype, run=lambda step: step, make=sgd, steps=5):
     step = run(lambda gradients: optimizer.apply(gradients, variables))
     for i in range(steps):
         step(gradients_of(i))
-    return [v.numpy() for v in variables], optimizer.route
+    return [v.numpy() for v in variables], str(optimizer.route)
 
 
 class TestSteps:

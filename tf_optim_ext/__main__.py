@@ -25,7 +25,7 @@ HEADER = (
 def rows():
     """The table of optimizers: one row for each state that an optimizer may have."""
     for cls in optimizers.ALL:
-        seen = set()
+        seen, choices = set(), cls.declaration().choices
         for settings in _variants(cls):
             program = cls.program(**settings)
             state = (program.slots, program.passes, program.state_scalars)
@@ -33,9 +33,9 @@ def rows():
                 continue
             seen.add(state)
             on = ", ".join(
-                value if name in cls.choices else name.removeprefix("has_")
+                value if name in choices else name.removeprefix("has_")
                 for name, value in settings.items()
-                if value and value != cls.choices.get(name, (None,))[0]
+                if value and value != choices.get(name, (None,))[0]
             )
             yield (
                 f"{cls.__name__} ({on})" if on else cls.__name__,
@@ -51,7 +51,7 @@ def rows():
 def _variants(cls):
     for settings in catalogue.settings_of(cls):
         yield settings
-        if cls.row_wise_slots:
+        if cls.declaration().row_wise_slots:
             yield {**settings, "row_wise": True}
 
 

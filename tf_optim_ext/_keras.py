@@ -1,4 +1,4 @@
-"""Names of TensorFlow and Keras that are not public, and the versions that have them.
+"""Every private name of TensorFlow and Keras that the package uses, and the versions tried.
 
 Checked with TensorFlow 2.21.0 and the newest Keras 3.12, 3.13, 3.14 and 3.15 (`tests/versions.py`).
 """
@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 import warnings
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import context
@@ -215,3 +216,208 @@ def has_dtype(tensor, dtypes):
     if type(tensor) is EagerTensor:  # its public property takes three times as long
         return tensor._datatype_enum() in dtypes
     return tensor.dtype.as_datatype_enum in dtypes
+
+
+NOT_CALLED = {
+    "update_step",
+    "_clip_gradients",
+    "_clip_by_norm",
+    "_filter_empty_gradients",
+    "_apply_weight_decay",
+    "_backend_apply_gradients",
+    "_backend_update_step",
+    "_backend_increment_gradient_accumulators",
+    "_backend_reset_gradient_accumulators",
+    "_update_model_variables_moving_average",
+    "_resource_apply_dense",
+    "_resource_apply_sparse",
+    "_resource_apply_sparse_duplicate_indices",
+    "_apply_dense",
+    "_apply_sparse",
+    "_prepare",
+}
+"""Methods of Keras' and of TensorFlow's optimizers that the step does not call."""
+
+
+class _Names:
+    """Names of ours for what is private in any optimizer of Keras."""
+
+    _distribution_strategy: Any
+    _var_key: Any
+
+    @property
+    def _strategy(self):
+        """The distribution strategy under which the optimizer was made."""
+        return self._distribution_strategy
+
+    def _key_of(self, variable):
+        """What identifies a variable of the model; the same in each replica."""
+        return self._var_key(variable)
+
+
+class DecayHooks(_Names):
+    """What Keras' own optimizers call for weight decay; to be inherited before any optimizer."""
+
+    def _use_weight_decay(self, variable):
+        return self._decays(variable)
+
+    def _decays(self, variable):
+        """Whether weight decay acts on a variable."""
+        following: Any = super()
+        is_ours = isinstance(self, KerasOptimizer)
+        return (following._decays if is_ours else following._use_weight_decay)(variable)
+
+    def _apply_weight_decay(self, variables):
+        self._decay(variables)
+
+    def _decay(self, variables):
+        """Decays variables, if the optimizer is one of Keras' own."""
+        raise NotImplementedError
+
+
+class KerasOptimizer(_Names, tf.keras.optimizers.Optimizer):
+    """Keras' optimizer, with names of ours for what is private in it.
+
+    Attributes:
+        built: whether the slots exist.
+    """
+
+    built: bool
+
+    def __init__(self, learning_rate, **kwargs):
+        # Keras and TensorFlow track what is assigned to attributes; `tf.train.Checkpoint` refuses
+        # slots that are reachable in two ways. What is in here, they do not see.
+        self._set_untracked("_untracked", types.SimpleNamespace())
+        super().__init__(learning_rate, **kwargs)
+
+    _untracked: Any
+
+    def _set_untracked(self, name, value):
+        """Sets an attribute that Keras must neither track nor replace."""
+        object.__setattr__(self, name, value)
+
+    @property
+    def _counter(self):
+        """The variable `iterations`."""
+        return self._iterations
+
+    def _replace_counter(self, variable):
+        self._variables[0] = variable
+        self._set_untracked("_iterations", variable)
+
+    @property
+    def _given_rate(self):
+        """The learning rate: a variable, or the schedule or callable that was given."""
+        return self._learning_rate
+
+    def _current_rate(self):
+        return self._get_current_learning_rate()
+
+    @property
+    def _state_variables(self):
+        """All optimizer variables, in the order of their creation: the list itself."""
+        return self._variables
+
+    def _track(self, variable):
+        self._track_variable(variable)
+
+    def _untrack(self, variable):
+        self._untrack_variable(variable)
+
+    @property
+    def _optimized(self):
+        """The variables of the model that `build` was given."""
+        return self._trainable_variables
+
+    @property
+    def _positions(self):
+        """Dict from the key of a variable to its position in `_optimized`."""
+        return self._trainable_variables_indices
+
+    def _set_optimized(self, variables, positions):
+        self._set_untracked("_trainable_variables_indices", positions)
+        self._set_untracked("_trainable_variables", variables)
+
+    @property
+    def _averages(self):
+        """The average of each variable, or None, as Keras' callbacks find them; empty before."""
+        return vars(self).get("_model_variables_moving_average", [])
+
+    def _set_averages(self, averages):
+        self._set_untracked("_model_variables_moving_average", averages)
+
+    def _set_accumulators(self, accumulators):
+        self._set_untracked("_accumulated_gradients", accumulators)
+
+    def _is_overwritten(self, variable):
+        """Whether the gradient of a variable is its next value: those of Keras' float8 layers."""
+        return self._overwrite_variable_with_gradient(variable)
+
+    def _overwrite(self, gradients, variables):
+        """Assigns these, and returns the other gradients and variables."""
+        return self._overwrite_variables_directly_with_gradients(gradients, variables)
+
+    def _restore_deferred(self, name, variable):
+        """Gives a new variable what a checkpoint that was restored before has for it."""
+        self._handle_deferred_dependencies(name=name, trackable=variable)
+
+    def _is_deferred(self, name):
+        """Whether a checkpoint that was restored holds something that does not exist yet."""
+        return name in self._deferred_dependencies
+
+    # What Keras and TensorFlow call.
+
+    def _use_weight_decay(self, variable):
+        return self._decays(variable)
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables):
+        self._assign_averages(trainable_variables)
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        return self._children(save_type == "checkpoint")
+
+    def _lookup_dependency(self, name, cached_dependencies=None):
+        if not vars(self._untracked):  # inside Keras' constructor
+            return super()._lookup_dependency(name, cached_dependencies)
+        return self._child(name)
+
+    def _create_or_restore_slot_variable(
+        self, slot_variable_position, slot_name, variable, slot_variable_shape=None
+    ):
+        return self._restored_slot(slot_variable_position, slot_name, variable)
+
+    def _decays(self, variable):
+        """Whether weight decay acts on a variable."""
+        raise NotImplementedError
+
+    def _assign_averages(self, variables):
+        """Assigns the averages of `use_ema` to the variables of the model."""
+        raise NotImplementedError
+
+    def _children(self, of_checkpoint):
+        """Variables that a checkpoint, or else a SavedModel, holds: dict from name."""
+        raise NotImplementedError
+
+    def _child(self, name):
+        """The variable that a checkpoint has under a name, or None."""
+        raise NotImplementedError
+
+    def _restored_slot(self, position, slot_name, variable):
+        """The slot that a checkpoint has at a position; None if it does not exist yet."""
+        raise NotImplementedError
+
+
+def wrap_swap(swap, finalize):
+    """Puts functions around those of `SwapEMAWeights` that exchange weights and averages.
+
+    Args:
+        swap, finalize: functions from the method of Keras to what replaces it.
+    """
+    callback = tf.keras.callbacks.SwapEMAWeights
+    callback._tf_swap_variables = swap(callback._tf_swap_variables)
+    callback._tf_finalize_ema_values = finalize(callback._tf_finalize_ema_values)
+
+
+def has_swapped(callback):
+    """Whether the model of a `SwapEMAWeights` holds the averages."""
+    return callback._ema_weights_in_model

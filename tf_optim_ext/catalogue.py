@@ -24,11 +24,16 @@ def all_programs():
 
 def settings_of(cls):
     """All combinations of an optimizer's flags and choices, as dicts."""
-    return _product({**dict.fromkeys(cls.flags, (False, True)), **cls.choices})
+    declared = cls.declaration()
+    return _product({**dict.fromkeys(declared.flags, (False, True)), **declared.choices})
 
 
 def _with_options(cls):
-    allowed = (*(transforms.FLAGS if "momentum" in cls.slots else ()), "row_wise", "catch_up")
+    allowed = (
+        *(transforms.FLAGS if "momentum" in cls.declaration().slots else ()),
+        "row_wise",
+        "catch_up",
+    )
     options = _product(dict.fromkeys(allowed, (False, True)))
     return lambda settings: [{**settings, **option} for option in options]
 

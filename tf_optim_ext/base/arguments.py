@@ -74,7 +74,7 @@ def take_own(cls, kwargs):
         TypeError: an argument is unknown or missing.
         ValueError: an argument is not one of the values that it may have.
     """
-    owner, declared = cls.__name__, cls.declared_arguments()
+    owner, declared = cls.__name__, cls.declaration().arguments
     unknown = [name for name in kwargs if name not in declared]
     missing = [name for name in declared if name not in kwargs]
     problems = [f"got unknown arguments {unknown}"] if unknown else []
@@ -96,12 +96,12 @@ def checked_option(cls, name, value):
     Raises:
         ValueError: it is not one of the values that the argument may have.
     """
-    if name in cls.hyperparameters:
-        interval = cls.hyperparameters[name]
-        return hyperparameters.checked(cls.__name__, name, value, interval)
-    if name in cls.choices:
-        return checks.choice(cls.__name__, name, value, cls.choices[name])
-    if name in cls.flags:
+    declared = cls.declaration()
+    if name in declared.intervals:
+        return hyperparameters.checked(cls.__name__, name, value, declared.intervals[name])
+    if name in declared.choices:
+        return checks.choice(cls.__name__, name, value, declared.choices[name])
+    if name in declared.flags:
         return checks.boolean(cls.__name__, name, value)
     return _checked(cls.__name__, name, value)
 

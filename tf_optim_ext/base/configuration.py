@@ -3,37 +3,19 @@
 import difflib
 import functools
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tf_optim_ext import checks
+from tf_optim_ext import _keras, checks
 from tf_optim_ext.base import arguments, keras_hooks
-from tf_optim_ext.base.exclusions import Exemptions
+from tf_optim_ext.base.declaration import Declaration
+from tf_optim_ext.base.exclusions import Exclusions
 from tf_optim_ext.base.interface import Interface
 from tf_optim_ext.engine import graphs, hyperparameters
 
 PACKAGE = __name__.partition(".")[0]
-
-# Methods of Keras' and of TensorFlow's optimizers that the step does not call.
-NOT_CALLED = {
-    "update_step",
-    "_clip_gradients",
-    "_clip_by_norm",
-    "_filter_empty_gradients",
-    "_apply_weight_decay",
-    "_backend_apply_gradients",
-    "_backend_update_step",
-    "_backend_increment_gradient_accumulators",
-    "_backend_reset_gradient_accumulators",
-    "_update_model_variables_moving_average",
-    "_resource_apply_dense",
-    "_resource_apply_sparse",
-    "_resource_apply_sparse_duplicate_indices",
-    "_apply_dense",
-    "_apply_sparse",
-    "_prepare",
-}
 
 
 class _SignatureWithCommonArguments:
@@ -58,21 +40,19 @@ class _SignatureWithCommonArguments:
 class Configuration(Interface):
     """Base of `Optimizer`: declared arguments, their values, and `get_config`."""
 
-    slots: tuple[str, ...] = ()
-    slot_initializers: dict[str, Any] = {}
-    separate_slots: tuple[str, ...] = ()
-    variable_scalars: tuple[str, ...] = ()
-    optimizer_scalars: tuple[str, ...] = ()
-    hyperparameters: dict[str, str] = {}
-    row_wise_slots: tuple[str, ...] = ()
-    computed_hyperparameters: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    derived_flags: dict[str, tuple[str, float, bool]] = {}
-    choices: dict[str, tuple[str, ...]] = {}
-    required: tuple[str, ...] = ()
+    state: ClassVar[Sequence] = ()
+    hyperparameters: ClassVar[Sequence] = ()
+    required: ClassVar[Sequence[str]] = ()
     rule: Any = None
+    _is_configured = False
 
     __signature__ = _SignatureWithCommonArguments()
+
+    @classmethod
+    @functools.cache
+    def declaration(cls):
+        """What the class and its bases declare: a `Declaration`."""
+        return Declaration(cls)
 
     def __init__(self, learning_rate=0.001, **kwargs):
         owner = type(self).__name__
@@ -88,28 +68,24 @@ class Configuration(Interface):
             if plain[name] is not None and not hyperparameters.is_number(plain[name]):
                 plain[name] = 1.0
         super().__init__(self._checked_rate(learning_rate), **plain)
-        self._init_state()
-        self.__dict__.update(
-            common,
-            name=self.name,
-            **values,
-            _exemptions=Exemptions(),
-            _traced_numbers=hyperparameters.TracedNumbers(self._intervals()),
-        )
+        for name, value in {**common, "name": self.name, **values}.items():
+            self._set_untracked(name, value)
+        self._untracked.exclusions = Exclusions()
+        self._untracked.traced_numbers = hyperparameters.TracedNumbers(self._intervals())
         self._derive_flags()
         self._check_options()
-        strategy, beside = self._distribution_strategy, self._iterations.value
-        self._traced_numbers.create(self.__dict__, strategy, beside)
+        self._untracked.traced_numbers.create(vars(self), self._strategy, self._counter.value)
         if self.use_ema:
             keras_hooks.install_swap()
-        self.__dict__["_is_configured"] = True
+        self._set_untracked("_is_configured", True)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        cls.declaration()  # raises an error if it is none
         for base in cls.__mro__[: cls.__mro__.index(Configuration)]:
             if base.__module__.partition(".")[0] in (PACKAGE, "keras"):
                 continue
-            if ignored := sorted(NOT_CALLED & vars(base).keys()):
+            if ignored := sorted(_keras.NOT_CALLED & vars(base).keys()):
                 raise TypeError(
                     f"{cls.__name__} overrides {ignored}, which optimizers of {PACKAGE} do not "
                     "call: a step is one operation for all variables. Write the maths as a `rule`; "
@@ -124,7 +100,7 @@ class Configuration(Interface):
     # ------------------------------------------------------------------------- changing arguments
 
     def __setattr__(self, name, value):
-        if not self.__dict__.get("_is_configured") or name.startswith("_"):
+        if not self._is_configured or name.startswith("_"):
             super().__setattr__(name, value)
         elif name in ("learning_rate", "lr"):
             # Keras would make a variable that is given for it one of the optimizer's own.
@@ -141,32 +117,34 @@ class Configuration(Interface):
     @functools.cache
     def _intervals(cls):
         """Dict from the names of all hyperparameters, but the learning rate, to their ranges."""
-        return {**cls.hyperparameters, **arguments.INTERVALS}
+        return {**cls.declaration().intervals, **arguments.INTERVALS}
 
     @classmethod
     @functools.cache
     def _options(cls):
         """Names of arguments that decide which program runs over which state."""
-        return {*arguments.COMMON, *cls.flags, *cls.choices} - {*arguments.INTERVALS, "name"}
+        declaration = cls.declaration()
+        own = {*declaration.flags, *declaration.choices}
+        return (arguments.COMMON.keys() | own) - {*arguments.INTERVALS, "name"}
 
     def _set_hyperparameter(self, name, value):
-        owner, before = type(self).__name__, self.__dict__[name]
+        owner, before = type(self).__name__, getattr(self, name)
         self._check_given(name, value)
         is_optional = arguments.COMMON.get(name, 0.0) is None
         if not (value is None and is_optional):
             value = hyperparameters.checked(owner, name, value, self._intervals()[name])
         if self.built:
             self._check_changeable(name, before, value)
-        clipping = [n for n in arguments.CLIPPING if n != name and self.__dict__[n] is not None]
+        clipping = [n for n in arguments.CLIPPING if n != name and getattr(self, n) is not None]
         if value is not None and name in arguments.CLIPPING and clipping:
             raise ValueError(
                 f"{owner}: only one of {', '.join(arguments.CLIPPING)} can be set. Received: "
                 f"{name}={value!r}, while {clipping[0]} is set."
             )
-        self.__dict__[name] = value
+        self._set_untracked(name, value)
         self._derive_flags()
         if hyperparameters.is_number(value):
-            self._traced_numbers.set(name, value, self._distribution_strategy)
+            self._untracked.traced_numbers.set(name, value, self._strategy)
 
     def _check_given(self, name, value):
         if value is None and name in self.required:
@@ -180,47 +158,49 @@ class Configuration(Interface):
         if value is before or hyperparameters.are_equal(value, before):
             return
         are_numbers = hyperparameters.is_number(value) and hyperparameters.is_number(before)
-        if self._traced_numbers.are_in_use and not are_numbers:
+        if self._untracked.traced_numbers.are_in_use and not are_numbers:
             raise ValueError(
                 f"{owner}: `{name}` was {before!r} when a step was traced into a function, which "
                 f"would not see the change. Received: {name}={value!r}. To change it between "
                 "steps, create the optimizer with a number, which may be one without effect, or "
                 "with a variable, and assign to that."
             )
-        if name in self.slot_initializers.values() and name not in self._program().hyperparameters:
+        initial = self.declaration().initial.values()
+        if name in initial and name not in self._program().hyperparameters:
             raise ValueError(
                 f"{owner}: `{name}` is where state begins, and the optimizer is built. Received: "
                 f"{name}={value!r}. Create another optimizer."
             )
-        for flag, (source, special, meaning) in self.derived_flags.items():
+        for flag in self.declaration().derived.values():
             if (
-                source == name
-                and self.__dict__[flag] == meaning
-                and not hyperparameters.are_equal(value, special)
+                flag.hyperparameter == name
+                and getattr(self, flag.name) == flag.value
+                and not hyperparameters.are_equal(value, flag.special)
             ):
                 raise ValueError(
-                    f"{owner}: `{name}` was {special} when the optimizer was built, for which its "
-                    f"update is another one. Received: {name}={value!r}. Create another optimizer."
+                    f"{owner}: `{name}` was {flag.special} when the optimizer was built, for which "
+                    f"its update is another one. Received: {name}={value!r}. Create another "
+                    "optimizer."
                 )
 
     def _set_option(self, name, value):
         owner = type(self).__name__
-        if name in self.derived_flags or isinstance(getattr(type(self), name, None), property):
+        if name in self.declaration().derived:
             raise AttributeError(f"{owner}: `{name}` follows from other arguments.")
         value = arguments.checked_option(type(self), name, value)
-        if value == self.__dict__[name]:
+        before = getattr(self, name)
+        if value == before:
             return
         if self.built:
             raise AttributeError(
                 f"{owner}: `{name}` cannot be changed any more, as the optimizer is built. "
                 f"Received: {name}={value!r}. Create another optimizer."
             )
-        before = dict(self.__dict__)
-        self.__dict__[name] = value
+        self._set_untracked(name, value)
         try:
             self._check_options()
         except ValueError:
-            self.__dict__.update(before)
+            self._set_untracked(name, before)
             raise
         if self.use_ema:
             keras_hooks.install_swap()
@@ -228,7 +208,7 @@ class Configuration(Interface):
     def _check_attribute(self, name):
         """Refuses what would be a new attribute; classes of users may have more."""
         is_own = type(self).__module__.partition(".")[0] == PACKAGE
-        if not is_own or name in self.__dict__ or hasattr(type(self), name):
+        if not is_own or name in vars(self) or hasattr(type(self), name):
             return
         arguments_of_class = ["learning_rate", *self._intervals(), *self._options()]
         close = difflib.get_close_matches(name, arguments_of_class, 1)
@@ -240,17 +220,20 @@ class Configuration(Interface):
     def _derive_flags(self):
         """Sets the flags that follow from numbers; they stay as they are once it is built."""
         if not self.built:
-            for flag, (name, special, meaning) in self.derived_flags.items():
-                is_special = hyperparameters.are_equal(self.__dict__[name], special)
-                self.__dict__[flag] = meaning if is_special else not meaning
+            for flag in self.declaration().derived.values():
+                number = getattr(self, flag.hyperparameter)
+                is_special = hyperparameters.are_equal(number, flag.special)
+                self._set_untracked(flag.name, flag.value if is_special else not flag.value)
 
     # ------------------------------------------------------------------------------------- values
 
     def _current_values(self, names):
         """What some arguments are in this step: dict from names to numbers, tensors, or None."""
-        given, values, numbers = self.__dict__, {}, []
+        given, values, numbers = vars(self), {}, []
         # There are none in a graph of a session.
-        is_traced = not tf.executing_eagerly() and self._traced_numbers.variable is not None
+        is_traced = (
+            not tf.executing_eagerly() and self._untracked.traced_numbers.variable is not None
+        )
         for name in names:
             value = given[name]
             if type(value) is float or type(value) is bool:
@@ -258,13 +241,13 @@ class Configuration(Interface):
                 if is_traced:
                     numbers.append(name)
             else:
-                values[name] = hyperparameters.current(value, self._iterations)
+                values[name] = hyperparameters.current(value, self._counter)
         if is_traced:
-            values.update(self._traced_numbers.read(numbers))
+            values.update(self._untracked.traced_numbers.read(numbers))
         return values
 
     def _current_value(self, name):
-        is_off = self.__dict__[name] is None
+        is_off = getattr(self, name) is None
         return None if is_off else self._current_values([name])[name]
 
     def _hyperparameter_values(self, names, variables):
@@ -280,20 +263,18 @@ class Configuration(Interface):
             decay = values["weight_decay"]
             decay = values["weight_decay"] = 0.0 if decay is None else decay
             if (tf.is_tensor(decay) or decay) and not self._all_decay:
-                values["weight_decay"] = [
-                    decay if self._use_weight_decay(v) else 0.0 for v in variables
-                ]
+                values["weight_decay"] = [decay if self._decays(v) else 0.0 for v in variables]
         return values
 
     @property
     def _all_decay(self):
-        """Whether `_use_weight_decay` holds for every variable."""
-        return not self._exemptions
+        """Whether `_decays` holds for every variable."""
+        return not self._untracked.exclusions
 
     def _variables_of_functions(self):
-        given = {name: self.__dict__[name] for name in self._intervals()}
-        given["given_learning_rate"] = getattr(self._learning_rate, "variable", None)
-        given["hyperparameters"] = self._traced_numbers.variable
+        given = {name: getattr(self, name) for name in self._intervals()}
+        given["given_learning_rate"] = getattr(self._given_rate, "variable", None)
+        given["hyperparameters"] = self._untracked.traced_numbers.variable
         return {name: v for name, v in given.items() if checks.is_variable(v)}
 
     def scale_loss(self, loss):
@@ -306,14 +287,14 @@ class Configuration(Interface):
     @property
     def learning_rate(self):
         """The learning rate of the coming step; can be set, unless it is a schedule."""
-        return self._get_current_learning_rate()
+        return self._current_rate()
 
     @learning_rate.setter
     def learning_rate(self, value):
         graphs.check_runs_now("Setting `learning_rate`", "`learning_rate.value.assign(...)`")
         # As in Keras, a variable is followed only if the constructor got it.
         value = hyperparameters.checked(type(self).__name__, "learning_rate", value, "[0, inf)")
-        of_user = getattr(self._learning_rate, "variable", None)
+        of_user = getattr(self._given_rate, "variable", None)
         if of_user is not None and not callable(value):
             of_user.assign(tf.cast(value, of_user.dtype))
         else:
@@ -329,61 +310,54 @@ class Configuration(Interface):
     # ------------------------------------------------------------------------------ configuration
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """Exempts variables from weight decay. Replaces what an earlier call said.
+        """Excludes variables from weight decay. Replaces what an earlier call said.
 
         Args:
             var_list: list of variables.
-            var_names: list of regular expressions; a variable is exempt if one of them occurs in
-                its path (Keras 3) or name.
+            var_names: list of regular expressions; a variable is excluded if one of them occurs
+                in its path (Keras 3) or name.
 
         Raises:
             TypeError: `var_list` holds something that is no variable.
             ValueError: the optimizer is already built, and this is not what was said before.
         """
-        self._exempt("exclude_from_weight_decay", "_exemptions", var_list, var_names)
+        self._exclude("exclude_from_weight_decay", "exclusions", var_list, var_names)
 
-    def _exempt(self, method, attribute, var_list, var_names):
-        exemptions = Exemptions.of(var_list or (), var_names or (), self._var_key)
+    def _exclude(self, method, attribute, var_list, var_names):
+        exclusions = Exclusions.of(var_list or (), var_names or (), self._key_of)
         # The same again is what the second of several replicas says.
-        if self.built and exemptions != getattr(self, attribute):
+        if self.built and exclusions != getattr(self._untracked, attribute):
             raise ValueError(
                 f"`{method}` must be called before the optimizer is built, that is before its "
                 "first step."
             )
-        self.__dict__[attribute] = exemptions
+        setattr(self._untracked, attribute, exclusions)
 
-    def _use_weight_decay(self, variable):
-        return not self._covers(self._exemptions, variable)
+    def _decays(self, variable):
+        return not self._is_excluded(self._untracked.exclusions, variable)
 
-    def _covers(self, exemptions, variable):
-        key = self._var_key(variable)
-        return exemptions.cover(variable, key, self._trainable_variables_indices.get(key))
+    def _is_excluded(self, exclusions, variable):
+        key = self._key_of(variable)
+        return exclusions.cover(variable, key, self._positions.get(key))
 
-    def _exemptions_config(self, exemptions):
-        return exemptions.get_config(self._trainable_variables, self._var_key)
-
-    @classmethod
-    def declared_arguments(cls):
-        """Names of hyperparameters, choices, and those flags that are not derived from them."""
-        derived = {n for n in cls.flags if isinstance(getattr(cls, n, None), property)}
-        derived.update(cls.derived_flags)
-        return [*cls.hyperparameters, *cls.choices, *(n for n in cls.flags if n not in derived)]
+    def _exclusions_config(self, exclusions):
+        return exclusions.get_config(self._optimized, self._key_of)
 
     def get_config(self):
         """A JSON-serialisable dict that `from_config` makes the same optimizer from.
 
         Of a variable it holds the current value.
         """
-        rate = getattr(self._learning_rate, "variable", self._learning_rate)
+        rate = getattr(self._given_rate, "variable", self._given_rate)
         config = {"name": self.name, "learning_rate": hyperparameters.for_config(rate)}
-        names = [*arguments.OF_KERAS, *self.declared_arguments()]
+        names = [*arguments.OF_KERAS, *self.declaration().arguments]
         config.update({name: hyperparameters.for_config(getattr(self, name)) for name in names})
         # Keras' own optimizers, which take the same configuration, do not know these.
         for name, default in arguments.OWN.items():
             if getattr(self, name) != default:
                 config[name] = getattr(self, name)
-        if self._exemptions:
-            config["weight_decay_exemptions"] = self._exemptions_config(self._exemptions)
+        if self._untracked.exclusions:
+            config["weight_decay_exclusions"] = self._exclusions_config(self._untracked.exclusions)
         return config
 
     @classmethod
@@ -395,10 +369,12 @@ class Configuration(Interface):
         for name in cls._intervals():
             if isinstance(config.get(name), dict):
                 config[name] = tf.keras.utils.deserialize_keras_object(config[name], custom_objects)
-        exemptions = config.pop("weight_decay_exemptions", None)
+        # The second name is that of older files.
+        old = config.pop("weight_decay_exemptions", None)
+        exclusions = config.pop("weight_decay_exclusions", old)
         optimizer = super().from_config(config, custom_objects)
-        if exemptions:
-            optimizer.__dict__["_exemptions"] = Exemptions(**exemptions)
+        if exclusions:
+            optimizer._untracked.exclusions = Exclusions(**exclusions)
         return optimizer
 
 

@@ -1,11 +1,11 @@
-"""Which variables are exempt from weight decay, in a form that survives saving."""
+"""Which variables weight decay or layer adaptation leaves out, in a form that can be saved."""
 
 import re
 
 from tf_optim_ext import checks
 
 
-class Exemptions:
+class Exclusions:
     """A selection of variables by name, by path, or by position among the optimizer's variables.
 
     Variables themselves cannot be saved, and their paths may differ when a model is made again.
@@ -27,15 +27,15 @@ class Exemptions:
             re.compile(pattern)
         for variable in variables:
             checks.must_be_variable(variable)
-        exemptions = cls(var_names, [checks.name_of(v) for v in variables])
-        exemptions._keys = {key(v) for v in variables}
-        return exemptions
+        exclusions = cls(var_names, [checks.name_of(v) for v in variables])
+        exclusions._keys = {key(v) for v in variables}
+        return exclusions
 
     def __bool__(self):
         return bool(self._patterns or self._paths or self._positions)
 
     def __eq__(self, other):
-        return isinstance(other, Exemptions) and vars(self) == vars(other)
+        return isinstance(other, Exclusions) and vars(self) == vars(other)
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tf_optim_ext import _keras, checks
 from tf_optim_ext.backends import replica
 from tf_optim_ext.base import arguments
-from tf_optim_ext.engine import call, graphs
+from tf_optim_ext.engine import call, graphs, replicas
 from tf_optim_ext.state.state import State
 
 
@@ -83,7 +83,7 @@ class Interface(State):
             TypeError, ValueError: see `apply_gradients`.
         """
         gradients, variables = checks.pairs(grads_and_vars)
-        self._check_in_replica()
+        replicas.check_inside(self)
         if not gradients:
             return []
         present, kept, _ = self._check(gradients, variables)
@@ -97,17 +97,11 @@ class Interface(State):
         def run():
             with call.arguments(self, **arguments) if arguments else contextlib.nullcontext():
                 step()
-            return self._iterations
+            return self._counter
 
         if _keras.keeps_order():
             return run()
         return graphs.one_operation(self, lambda: tf.identity(replica.read(run())))
-
-    def _check_in_replica(self):
-        if tf.distribute.get_replica_context() is None:
-            raise RuntimeError(
-                f"{self.name!r} updates variables inside of replicas: call it in `strategy.run`."
-            )
 
     def get_gradients(self, loss, params):
         """Symbolic gradients, in a graph or `tf.function`, clipped as the optimizer is configured.

@@ -165,14 +165,14 @@ def _swap(method):
                 f"`SwapEMAWeights` was given for {optimizer.name!r}, which averages its weights "
                 "itself: leave out this callback, and `use_ema`."
             )
-        given, kept = optimizer._trainable_variables, _kept_weights(callback)
+        given, kept = optimizer._optimized, _kept_weights(callback)
         variables = [_keras.tensorflow_variable(v) for v in given]
-        if callback._ema_weights_in_model:
+        if _keras.has_swapped(callback):
             for variable, value in zip(variables, kept.pop(id(optimizer), ())):
                 variable.assign(value)
         else:
             kept[id(optimizer)] = [tf.identity(v) for v in variables]
-            optimizer._overwrite_model_variables_with_average_value(given)
+            optimizer._assign_averages(given)
 
     return swap
 
@@ -191,7 +191,7 @@ def _finalize(method):
 
 def _kept_weights(callback):
     """The weights that averages replaced: dict from the `id` of an optimizer to a list."""
-    return callback.__dict__.setdefault("_kept_weights", {})
+    return vars(callback).setdefault("_kept_weights", {})
 
 
 @functools.cache
@@ -201,6 +201,4 @@ def install_swap():
     Keras exchanges the two by sums and differences, which needs equal dtypes, and rounds; but
     averages are float32 also for 16-bit weights, which could not hold them.
     """
-    callback = tf.keras.callbacks.SwapEMAWeights
-    callback._tf_swap_variables = _swap(callback._tf_swap_variables)
-    callback._tf_finalize_ema_values = _finalize(callback._tf_finalize_ema_values)
+    _keras.wrap_swap(_swap, _finalize)

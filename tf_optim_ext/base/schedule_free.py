@@ -13,7 +13,9 @@ import tensorflow as tf
 from tf_optim_ext import _keras
 from tf_optim_ext.backends import replica
 from tf_optim_ext.base import keras_hooks
-from tf_optim_ext.base.optimizer import Optimizer, without_autograph
+from tf_optim_ext.base.declaration import OptimizerScalar, Slot
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.base.step import without_autograph
 from tf_optim_ext.engine import route, targets
 from tf_optim_ext.engine.interrupts import DeferredInterrupts
 from tf_optim_ext.rule import lerp, maximum, where
@@ -65,16 +67,13 @@ class ScheduleFreeOptimizer(Optimizer):
         **kwargs: see `Optimizer`.
     """
 
-    slot_initializers = {"z": math.nan}
-    optimizer_scalars = ("weight_sum", "lr_max")
+    state = [Slot("z", math.nan), OptimizerScalar("weight_sum"), OptimizerScalar("lr_max")]
 
     def __init__(self, learning_rate, **kwargs):
         super().__init__(learning_rate, **kwargs)
-        self.__dict__.update(
-            _averaged=None,
-            _left=[],  # y, while the context `averaged_weights` keeps it
-            _stored=[],  # y from a file, until a switch to it
-        )
+        self._untracked.averaged = None
+        self._untracked.left = []  # y, while the context `averaged_weights` keeps it
+        self._untracked.stored = []  # y from a file, until a switch to it
         keras_hooks.install()
 
     @staticmethod
@@ -88,16 +87,16 @@ class ScheduleFreeOptimizer(Optimizer):
 
     def _create_scalars(self, variables):
         super()._create_scalars(variables)
-        if variables and self._averaged is None:
+        if variables and self._untracked.averaged is None:
             # Saved with the rest: whoever loads the weights must know which ones they are.
             averaged = self._add_beside(variables[0], "averaged", 0.0, "float64")
-            self.__dict__["_averaged"] = averaged
-            self._handle_deferred_dependencies(name="averaged", trackable=averaged)
+            self._untracked.averaged = averaged
+            self._restore_deferred("averaged", averaged)
 
     @property
     def holds_averaged_weights(self):
         """Whether the model's variables hold the average x and not y."""
-        return self._averaged is not None and bool(self._averaged.numpy())
+        return self._untracked.averaged is not None and bool(self._untracked.averaged.numpy())
 
     def use_averaged_weights(self):
         """Switches the model's variables to the average x. Does nothing if they hold it.
@@ -106,7 +105,7 @@ class ScheduleFreeOptimizer(Optimizer):
             ValueError: state was loaded, but the optimizer is not built for any variables yet.
         """
         self._check_known()
-        if self._averaged is not None and not self.holds_averaged_weights:
+        if self._untracked.averaged is not None and not self.holds_averaged_weights:
             self._switch(self._average_of(self._model_variables()), averaged=1.0)
 
     def use_training_weights(self):
@@ -126,7 +125,7 @@ class ScheduleFreeOptimizer(Optimizer):
     def _has_pending_state(self):
         """Whether what was loaded tells which weights the variables hold, and nobody asked yet."""
         return not self.built and (
-            bool(self._pending_store) or "averaged" in self._deferred_dependencies
+            bool(self._untracked.pending_store) or self._is_deferred("averaged")
         )
 
     def _check_known(self):
@@ -146,7 +145,7 @@ class ScheduleFreeOptimizer(Optimizer):
     def save_own_variables(self, store):
         """See `Optimizer`. A file with x has y beside it if that is known, as x and z round it."""
         super().save_own_variables(store)
-        left = self._left if self.built else self._stored
+        left = self._untracked.left if self.built else self._untracked.stored
         for i, value in enumerate(left):
             store[f"{_TRAINING_WEIGHTS}{i}"] = np.asarray(tf.cast(value, _wide(value.dtype)))
 
@@ -159,12 +158,12 @@ class ScheduleFreeOptimizer(Optimizer):
         }
         super().load_own_variables(own)
         if stored:
-            self.__dict__["_stored"] = [stored[i] for i in sorted(stored)]
+            self._untracked.stored = [stored[i] for i in sorted(stored)]
 
     def _stored_training_weights(self):
         """What a file had as y, if it belongs to the x that the variables hold; or None."""
-        variables, stored = self._model_variables(), self._stored
-        self.__dict__["_stored"] = []
+        variables, stored = self._model_variables(), self._untracked.stored
+        self._untracked.stored = []
         if [v.shape for v in variables] != [tf.TensorShape(s.shape) for s in stored]:
             return None
         with tf.init_scope():
@@ -172,7 +171,7 @@ class ScheduleFreeOptimizer(Optimizer):
             return values if _equal(variables, self._average_of(values)) else None
 
     def _model_variables(self):
-        return [_keras.tensorflow_variable(v) for v in self._trainable_variables]
+        return [_keras.tensorflow_variable(v) for v in self._optimized]
 
     def _average_of(self, values):
         return self._towards_z(values, 1 - 1 / self._interpolation)
@@ -183,7 +182,7 @@ class ScheduleFreeOptimizer(Optimizer):
             if self.iterations.numpy() == 0:  # z is not in use yet, see `unless_set`
                 return [tf.identity(value) for value in values]
             moved = []
-            for value, variable in zip(values, self._trainable_variables):
+            for value, variable in zip(values, self._optimized):
                 with _keras.hidden_from_debuggers():
                     z = tf.convert_to_tensor(self.get_slot(variable, "z").value)
                 start = tf.cast(value, z.dtype)
@@ -195,8 +194,8 @@ class ScheduleFreeOptimizer(Optimizer):
         with tf.init_scope(), DeferredInterrupts():
             for variable, value in zip(self._model_variables(), values):
                 variable.assign(value)
-            self._averaged.assign(averaged)
-        self.__dict__["_left"] = []
+            self._untracked.averaged.assign(averaged)
+        self._untracked.left = []
 
     # No step is taken from averaged weights: whatever runs it finds out when it runs.
 
@@ -215,14 +214,14 @@ class ScheduleFreeOptimizer(Optimizer):
         return present_gradients, present, late
 
     def _may_step(self):
-        return tf.equal(replica.read(self._averaged), 0.0)
+        return tf.equal(replica.read(self._untracked.averaged), 0.0)
 
     def _accumulate_or_update(self, gradients, variables):
         update = functools.partial(super()._accumulate_or_update, gradients, variables)
         self._unless_averaged(gradients, variables, update)
         if _keras.inside_xla():
             # The caller counts the step, also one that is refused.
-            counter = _keras.tensorflow_variable(self._iterations)
+            counter = _keras.tensorflow_variable(self._counter)
             refused = tf.where(self._may_step(), 0, 1)
             replica.assign(counter, replica.read(counter) - tf.cast(refused, counter.dtype))
 
@@ -246,15 +245,15 @@ class ScheduleFreeOptimizer(Optimizer):
     def _fails_natively(self, gradients, variables):
         obstacles = [targets.obstacle(_keras.tensorflow_variable(v)) for v in variables]
         is_sparse = any(isinstance(g, tf.IndexedSlices) for g in gradients)
-        chosen = route.choose(self._program(), next(filter(None, obstacles), None), is_sparse)
-        return chosen.startswith("native")
+        obstacle = next(filter(None, obstacles), None)
+        return route.choose_for(self._program(), obstacle, is_sparse).is_native
 
-    def _finished_updates(self, reader=None):
-        finished = super()._finished_updates(reader)
-        if not _keras.inside_xla() or self._averaged is None:
-            return finished
+    def _update_count(self, reader=None):
+        count = super()._update_count(reader)
+        if not _keras.inside_xla() or self._untracked.averaged is None:
+            return count
         # What the native step refuses.
-        return tf.where(self._may_step(), finished, tf.constant(-1, finished.dtype))
+        return tf.where(self._may_step(), count, tf.constant(-1, count.dtype))
 
 
 class _AveragedWeights:
@@ -273,7 +272,7 @@ class _AveragedWeights:
         if optimizer.built and not optimizer.holds_averaged_weights:
             self._before = [tf.identity(v) for v in optimizer._model_variables()]
             optimizer.use_averaged_weights()
-            optimizer.__dict__["_left"] = self._before
+            optimizer._untracked.left = self._before
 
     def __exit__(self, *exception):
         if self._before:
@@ -283,7 +282,7 @@ class _AveragedWeights:
     def forget(self):
         """Leaves the variables as they are, for good."""
         self._before = None
-        self._optimizer.__dict__["_left"] = []
+        self._optimizer._untracked.left = []
 
     def undisturbed(self):
         """Whether the variables hold what they were switched to."""

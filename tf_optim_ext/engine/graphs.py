@@ -76,6 +76,6 @@ def one_operation(optimizer, step):
 
 
 def _is_here(optimizer):
-    handle = _keras.tensorflow_variable(optimizer._iterations).handle
+    handle = _keras.tensorflow_variable(optimizer._counter).handle
     # Eager tensors have no graph.
     return getattr(handle, "graph", None) is tf.compat.v1.get_default_graph()

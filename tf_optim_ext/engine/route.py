@@ -1,11 +1,42 @@
-"""Which lowering a step takes, and why."""
+"""Which backend runs a step, and why."""
 
 import contextlib
+import dataclasses
 
 import tensorflow as tf
 
 from tf_optim_ext import _keras
 from tf_optim_ext.backends import native
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """Which backend ran a step.
+
+    Attributes:
+        kind: "native", "tensorflow"; "none" before the first step.
+        reason: of a native step, the instruction set of its kernels; otherwise why it is no native
+            one.
+        inside_xla: whether a native step is part of an XLA program.
+        compiled: whether a step of TensorFlow's ops is a function that XLA compiles.
+    """
+
+    kind: str
+    reason: str
+    inside_xla: bool = False
+    compiled: bool = False
+
+    @property
+    def is_native(self):
+        return self.kind == "native"
+
+    def __str__(self):
+        if not self.is_native:
+            return f"{self.kind}: {self.reason}{', compiled by XLA' if self.compiled else ''}"
+        return f"native ({self.reason}){' inside XLA' if self.inside_xla else ''}"
+
+
+NO_STEP = Route("none", "no step was run or traced yet")
 
 # One element for each `portable()` that is active; for all threads, because strategies run replicas
 # in threads of their own.
@@ -27,8 +58,8 @@ def portable():
         >>> weights = tf.Variable([1.0, 2.0])
         >>> with tf_optim_ext.portable():
         ...     _ = optimizer.apply_gradients([(tf.constant([1.0, 1.0]), weights)])
-        >>> optimizer.route
-        'tensorflow: inside portable()'
+        >>> print(optimizer.route)
+        tensorflow: inside portable()
     """
     _portable.append(None)
     try:
@@ -46,30 +77,32 @@ def _why_no_native_step():
     return "inside portable()" if _portable else native.why_not()
 
 
-def compiles(on):
-    """Whether a step over `targets.Targets` is one function that XLA compiles.
-
-    Not eagerly under a strategy, where nothing remembers the function.
-    """
-    forgotten = tf.executing_eagerly() and tf.distribute.has_strategy()
-    return on.are_on_gpus and not (forgotten or _portable or _keras.inside_xla())
-
-
-def choose(program, obstacle, is_sparse=False):
+def choose(program, on, is_sparse, lazy):
     """The route of a step that is being traced or run now.
 
     Args:
-        program: a `rule.Program`.
-        obstacle: why the native library cannot update the variables, or None.
+        program: a `Program`.
+        on: the `Targets`.
         is_sparse: whether some gradients are `tf.IndexedSlices`.
+        lazy: whether rows without gradient are left alone then.
 
     Returns:
-        A text that begins with "native" or with "tensorflow:" and a reason.
+        A `Route`.
     """
+    route = choose_for(program, on.obstacle, is_sparse)
+    if route.is_native or not on.are_on_gpus or (lazy and is_sparse):
+        return route
+    # Eagerly under a strategy, nothing remembers a compiled function.
+    forgotten = tf.executing_eagerly() and tf.distribute.has_strategy()
+    compiled = not (forgotten or _portable or _keras.inside_xla())
+    return dataclasses.replace(route, compiled=compiled)
+
+
+def choose_for(program, obstacle, is_sparse):
+    """The route for variables that the native library cannot update for a reason, or None."""
     if reason := _why_no_native_step() or _why_not(program, obstacle, is_sparse):
-        return f"tensorflow: {reason}"
-    where = " inside XLA" if _keras.inside_xla() else ""
-    return f"native ({native.instruction_set()}){where}"
+        return Route("tensorflow", reason)
+    return Route("native", native.instruction_set(), _keras.inside_xla())
 
 
 def _why_not(program, obstacle, is_sparse):

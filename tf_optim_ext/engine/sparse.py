@@ -40,6 +40,19 @@ def prepared(gradient, variable, increasing):
     return tf.IndexedSlices(values, indices, gradient.dense_shape)
 
 
+def all_prepared(gradients, variables, increasing):
+    """Gradients with the sparse ones prepared, and the others of a known shape."""
+    return [
+        prepared(g, v, increasing) if isinstance(g, tf.IndexedSlices) else _of_shape(g, v)
+        for g, v in zip(gradients, variables)
+    ]
+
+
+def _of_shape(gradient, variable):
+    known = gradient.shape.is_fully_defined()
+    return gradient if known else tf.ensure_shape(gradient, variable.shape)
+
+
 def all_dense(gradients, variables):
     """Gradients of which some are prepared ones, all as tensors of their variables' shapes."""
     return [

@@ -49,8 +49,8 @@ class AMSBound(Optimizer):
         0.9
     """
 
-    slots = AdaBound.slots
-    hyperparameters = AdaBound.hyperparameters
+    state = AdaBound.state
+    hyperparameters = [each for each in AdaBound.hyperparameters if each.name != "amsgrad"]
 
     def __init__(
         self,

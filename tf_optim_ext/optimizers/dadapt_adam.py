@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from tf_optim_ext.base.declaration import Hyperparameter, OptimizerScalar, Slot
 from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import (
     absolute,
@@ -66,17 +67,22 @@ class DAdaptAdam(Optimizer):
         True
     """
 
-    slots = ("momentum", "velocity", "s")
-    optimizer_scalars = ("d", "d_numerator", "k")
-    slot_initializers = {"d": "initial_d"}
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "epsilon": "(0, inf)",
-        "initial_d": "(0, inf)",
-        "growth_rate": "[1, inf]",
-        "use_bias_correction": "boolean",
-    }
+    state = [
+        Slot("momentum"),
+        Slot("velocity"),
+        Slot("s"),
+        OptimizerScalar("d", "initial_d"),
+        OptimizerScalar("d_numerator"),
+        OptimizerScalar("k"),
+    ]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "(0, inf)"),
+        Hyperparameter("initial_d", "(0, inf)"),
+        Hyperparameter("growth_rate", "[1, inf]"),
+        Hyperparameter("use_bias_correction", "boolean"),
+    ]
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tf_optim_ext.base.declaration import Hyperparameter, OptimizerScalar, Slot
 from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import absolute, global_sum, lerp, maximum, sign, sqrt, transforms, where
 
@@ -50,10 +51,17 @@ class DAdaptLion(Optimizer):
         0.9
     """
 
-    slots = ("momentum", "s")
-    optimizer_scalars = ("d", "d_numerator")
-    slot_initializers = {"d": "initial_d"}
-    hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "initial_d": "(0, inf)"}
+    state = [
+        Slot("momentum"),
+        Slot("s"),
+        OptimizerScalar("d", "initial_d"),
+        OptimizerScalar("d_numerator"),
+    ]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("initial_d", "(0, inf)"),
+    ]
 
     def __init__(
         self,

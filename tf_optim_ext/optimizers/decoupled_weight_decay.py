@@ -8,11 +8,12 @@ import contextlib
 import tensorflow as tf
 
 from tf_optim_ext import _keras, checks
-from tf_optim_ext.base.optimizer import Optimizer, without_autograph
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.base.step import without_autograph
 from tf_optim_ext.engine import call
 
 
-class SelectiveWeightDecay:
+class SelectiveWeightDecay(_keras.DecayHooks):
     """Adds TensorFlow Addons' selection of the variables to decay; inherited before an optimizer.
 
     Args:
@@ -24,7 +25,7 @@ class SelectiveWeightDecay:
 
     def __init__(self, *args, exclude_from_weight_decay=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.__dict__["_exempt_names"] = exclude_from_weight_decay
+        object.__setattr__(self, "_excluded_names", exclude_from_weight_decay)
         if exclude_from_weight_decay:
             self.exclude_from_weight_decay(var_names=exclude_from_weight_decay)
 
@@ -35,8 +36,8 @@ class SelectiveWeightDecay:
         Args:
             grads_and_vars: see `Optimizer`.
             name: ignored.
-            decay_var_list: list of the variables to decay, exempt or not, and no others. Default:
-                all that are not exempt.
+            decay_var_list: list of the variables to decay, excluded or not, and no others. Default:
+                all that are not excluded.
             **kwargs: arguments of the optimizer's own method.
 
         Returns:
@@ -64,13 +65,13 @@ class SelectiveWeightDecay:
         variables = list(variables)
         for variable in variables:
             checks.must_be_variable(variable)
-        return call.arguments(self, decayed_keys={self._var_key(v) for v in variables})
+        return call.arguments(self, decayed_keys={self._key_of(v) for v in variables})
 
-    def _use_weight_decay(self, variable):
+    def _decays(self, variable):
         keys = call.argument(self, "decayed_keys")
         if keys is None:
-            return super()._use_weight_decay(variable)
-        return self._var_key(variable) in keys
+            return super()._decays(variable)
+        return self._key_of(variable) in keys
 
     @property
     def _all_decay(self):
@@ -113,12 +114,9 @@ class DecoupledWeightDecayExtension(SelectiveWeightDecay):
             **kwargs,
         )
 
-    def _apply_weight_decay(self, variables):
-        """Called by Keras' own optimizers; those of this package decay within the update."""
-        if isinstance(self, Optimizer):
-            return
-        # Here: the variables of all replicas are decayed together, in another thread.
-        decayed = [_keras.tensorflow_variable(v) for v in variables if self._use_weight_decay(v)]
+    def _decay(self, variables):
+        # Asked here: the variables of all replicas are decayed together, in another thread.
+        decayed = [_keras.tensorflow_variable(v) for v in variables if self._decays(v)]
 
         def decay(variable):
             variable.assign_sub(variable * tf.cast(self.weight_decay, variable.dtype))
@@ -127,15 +125,15 @@ class DecoupledWeightDecayExtension(SelectiveWeightDecay):
             for variable in variables:
                 distribution.extended.update(variable, decay, group=False)
 
-        _keras.maybe_merge_call(decay_all, self._distribution_strategy, decayed)
+        _keras.maybe_merge_call(decay_all, self._strategy, decayed)
 
     def get_config(self):
         """See `Optimizer`."""
         config = super().get_config()
         if isinstance(self, Optimizer):
             config.pop("fully_decoupled_weight_decay")
-        elif self._exempt_names:  # which Keras' own optimizers do not save
-            config["exclude_from_weight_decay"] = self._exempt_names
+        elif self._excluded_names:  # which Keras' own optimizers do not save
+            config["exclude_from_weight_decay"] = self._excluded_names
         return config
 
 

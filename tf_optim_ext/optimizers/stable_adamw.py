@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
 from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import divide_no_nan, lerp, maximum, reduce_mean, sqrt, square, transforms
 
@@ -51,8 +52,12 @@ class StableAdamW(Optimizer):
         0.85
     """
 
-    slots = ("momentum", "velocity")
-    hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
+    state = [Slot("momentum"), Slot("velocity")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ def create(optimizer, variable, slot_name, key, position):
         slot_name, key: name of the slot, and what identifies the variable.
         position: where the slot is in the checkpoint.
     """
-    found = optimizer._restored_slots.get((slot_name, key))
+    found = optimizer._untracked.restored_slots.get((slot_name, key))
     if found is not None or optimizer.built or not _can_be_created(position):
         return found
     if not tf.as_dtype(variable.dtype).is_floating or not variable.shape.is_fully_defined():
@@ -32,8 +32,8 @@ def create(optimizer, variable, slot_name, key, position):
     name = f"{checks.name_of(variable)}_{slot_name}".replace("/", "_").replace(":", "_")
     with _scope_of(optimizer):
         slot = optimizer._add_beside(variable, name, tf.zeros(shape, dtype), dtype)
-    optimizer._variables[:] = [v for v in optimizer._variables if v is not slot]
-    optimizer._restored_slots[slot_name, key] = slot
+    optimizer._state_variables[:] = [v for v in optimizer._state_variables if v is not slot]
+    optimizer._untracked.restored_slots[slot_name, key] = slot
     return slot
 
 
@@ -43,8 +43,8 @@ def find(optimizer, variable, slot_name, key):
     One that the optimizer does not declare, and that may be of `add_slot`, is created when it is
     asked for, and not before: it may as well be of another optimizer.
     """
-    slot = optimizer._restored_slots.get((slot_name, key))
-    positions = optimizer._pending_positions.get((slot_name, key))
+    slot = optimizer._untracked.restored_slots.get((slot_name, key))
+    positions = optimizer._untracked.pending_positions.get((slot_name, key))
     if slot is not None or not positions or not _can_be_created(positions[-1]):
         return slot
     if _declared(optimizer, variable, slot_name)[0] is not None:
@@ -63,7 +63,7 @@ def _can_be_created(position):
 
 
 def _scope_of(optimizer):
-    strategy = optimizer._distribution_strategy
+    strategy = optimizer._strategy
     inside = tf.distribute.get_strategy() is strategy
     return contextlib.nullcontext() if inside else strategy.scope()
 
