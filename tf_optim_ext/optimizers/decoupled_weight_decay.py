@@ -23,6 +23,8 @@ class SelectiveWeightDecay(_keras.DecayHooks):
         **kwargs: arguments of the optimizer.
     """
 
+    _excluded_names = None
+
     def __init__(self, *args, exclude_from_weight_decay=None, **kwargs):
         super().__init__(*args, **kwargs)
         object.__setattr__(self, "_excluded_names", exclude_from_weight_decay)
