@@ -60,7 +60,7 @@ def one_operation(optimizer, step):
         step: function without arguments that returns a tensor.
 
     Returns:
-        That tensor; whoever runs it, or its `op`, takes the step.
+        That operation, as optimizers of TensorFlow 1 and 2.0 return it.
 
     Raises:
         RuntimeError: the optimizer belongs to another graph.
@@ -72,7 +72,7 @@ def one_operation(optimizer, step):
             f"{optimizer.name!r} was created outside of this graph. Create it where the variables "
             "are created that it updates: within `with graph.as_default():`."
         )
-    return tf.function(step, autograph=False)()
+    return tf.function(step, autograph=False)().op
 
 
 def _is_here(optimizer):

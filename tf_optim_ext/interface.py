@@ -149,7 +149,7 @@ class Interface(State):
         else:
             raise RuntimeError("`get_updates` works in graphs. Use `minimize` instead.")
         if not compat.keeps_order():
-            return [tf.group(self.apply_gradients(zip(gradients, params)))]
+            return [self.apply_gradients(zip(gradients, params))]
         graph = tf.compat.v1.get_default_graph()
         before = len(graph.get_operations())
         self.apply_gradients(zip(gradients, params))

@@ -249,7 +249,7 @@ class Optimizer(Configuration):
 
         Returns:
             `iterations`, increased by one; unchanged if there are no pairs. In a graph of a
-            session, a tensor with that number: running it takes the step.
+            session, an operation: running it takes the step.
 
         Raises:
             TypeError, ValueError: what was given does not fit; nothing was changed then.
