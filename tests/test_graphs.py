@@ -262,6 +262,17 @@ class TestGraph:
             session.run(update)
             assert session.run(weight) == 0.25
 
+    def test_a_tensor_as_hyperparameter(self):
+        with tf.Graph().as_default(), v1.Session() as session:
+            weight, momentum = tf.Variable(1.0), v1.placeholder(tf.float32, ())
+            optimizer = tf_optim_ext.SGD(tf.constant(0.5), momentum=lambda: momentum)
+            update = optimizer.apply_gradients([(tf.constant(1.0), weight)])
+            session.run(v1.global_variables_initializer())
+            for value in (0.0, 0.25, 0.5):
+                session.run(update, {momentum: value})
+            # Of steps of 0.5, 0.5 + 0.25 * 0.5 and 0.5 + 0.5 * 0.625.
+            assert session.run(weight) == -0.9375
+
     def test_two_optimizers(self, entry):
         """Of two variables each, and of the same ones by turns."""
         with tf.Graph().as_default(), v1.Session() as session:
@@ -374,6 +385,22 @@ class TestErrors:
                 optimizer.lr = 0.5
             with pytest.raises(RuntimeError, match="Saver"):
                 optimizer.set_weights([np.int64(1), np.float32(0.5)])
+
+    def test_what_would_read_values(self):
+        with tf.Graph().as_default():
+            optimizer = ADAM.make()
+            for read, remedy in (
+                (optimizer.get_config, "the arguments that this one got"),
+                (optimizer.get_weights, r"\[v\.value for v in"),
+                (lambda: optimizer.save_own_variables({}), "Saver"),
+                (lambda: optimizer.load_own_variables({"iteration": 1}), "Saver"),
+            ):
+                with pytest.raises(RuntimeError, match=remedy):
+                    read()
+            with_schedule = tf_optim_ext.SGD(
+                keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.9), momentum=0.5
+            )
+            assert with_schedule.get_config()["momentum"] == 0.5
 
     def test_steps_that_return_nothing_to_run(self):
         with tf.Graph().as_default():

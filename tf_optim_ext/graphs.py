@@ -23,6 +23,12 @@ def check_runs_now(what, instead):
         raise RuntimeError(f"{what} does nothing in a graph of a session: run {instead} there.")
 
 
+def check_has_values(what, instead):
+    """Raises an error where the values of variables are known to a session only."""
+    if not compat.keeps_order():
+        raise RuntimeError(f"{what} cannot read variables in a graph of a session: {instead}.")
+
+
 def rate(learning_rate):
     """A learning rate for Keras: a tensor of a graph as a callable, everything else as it is."""
     symbolic = tf.is_tensor(learning_rate) and not tf.executing_eagerly()

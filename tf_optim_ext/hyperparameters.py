@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import checks, compat, replica
+from tf_optim_ext import checks, compat, graphs, replica
 
 
 def checked(owner, name, value, interval):
@@ -70,6 +70,9 @@ def as_tensor(value, dtype):
 def for_config(value):
     """A checked hyperparameter, or None, as JSON can hold it; of a variable its current value."""
     if checks.is_variable(value):
+        graphs.check_has_values(
+            "`get_config`", "make another optimizer with the arguments that this one got"
+        )
         return float(compat.tensorflow_variable(value).numpy())
     return tf.keras.utils.serialize_keras_object(value) if callable(value) else value
 
