@@ -8,7 +8,7 @@ from tf_optim_ext import _keras, checks
 from tf_optim_ext.backends import replica
 from tf_optim_ext.base import arguments
 from tf_optim_ext.engine import call, graphs, replicas
-from tf_optim_ext.state.state import State
+from tf_optim_ext.state.state.state.state.state import State
 
 
 class Interface(State):
@@ -146,7 +146,7 @@ class Interface(State):
         else:
             raise RuntimeError("`get_updates` works in graphs. Use `minimize` instead.")
         if not _keras.keeps_order():
-            return [tf.group(self.apply_gradients(zip(gradients, params)))]
+            return [self.apply_gradients(zip(gradients, params))]
         graph = tf.compat.v1.get_default_graph()
         before = len(graph.get_operations())
         self.apply_gradients(zip(gradients, params))
