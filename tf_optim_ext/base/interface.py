@@ -8,7 +8,7 @@ from tf_optim_ext import _keras, checks
 from tf_optim_ext.backends import replica
 from tf_optim_ext.base import arguments
 from tf_optim_ext.engine import call, graphs, replicas
-from tf_optim_ext.state.state.state.state.state import State
+from tf_optim_ext.state.state import State
 
 
 class Interface(State):
