@@ -94,7 +94,7 @@ def why_not(program):
 
 
 def description(program, form):
-    """What the launcher must know of a program: the numbers of `CudaShape`, in order."""
+    """What the launcher must know of a program: those of `CudaShape`, in order."""
     return [
         len(program.slots),
         len(program.hyperparameters),
@@ -105,7 +105,6 @@ def description(program, form):
         CHUNK,
         form.pass_variables(program),
         form.row_variables(program),
-        program.passes,
         *(len(program.reductions(stage)) for stage in range(program.passes)),
     ]
 

@@ -82,9 +82,9 @@ def compile_commands(compiler, kernels, folder, tensorflow_flags):
         commands.append([*common, *flags, "-c", str(source), "-o", objects[-1]])
 
     if tensorflow_flags is not None:
-        for name in ("op", "gradient_ops"):
+        for name in ("op", "cuda_op", "gradient_ops"):
             add(HERE / f"{name}.cc", name, ["-O2", "-w", *tensorflow_flags])
-    for name in ("driver", "row_sums", "huge_pages"):
+    for name in ("driver", "row_sums", "huge_pages", "cuda_driver", "cuda_launch"):
         add(HERE / f"{name}.cc", name, ["-O2", "-Wall", "-Wextra", *x86])
     for name in instruction_sets():
         define = f"-DTF_OPTIM_EXT_ISA={name}"
@@ -151,7 +151,7 @@ def build(target):
         sanitizers = os.environ.get("TF_OPTIM_EXT_SANITIZE")
         if sanitizers:
             link.append(f"-fsanitize={sanitizers}")
-        _run([*link, *tf.sysconfig.get_link_flags(), "-lpthread"])
+        _run([*link, *tf.sysconfig.get_link_flags(), "-lpthread", "-ldl"])
     return {
         "tensorflow": tf.__version__,
         "compiler": _run([*compiler, "--version"]).splitlines()[0],
