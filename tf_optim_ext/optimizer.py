@@ -330,10 +330,8 @@ class Optimizer(Configuration):
             variables,
             lambda: targets.of(program, variables, self.get_slot, self.scalars),
         )
-        # Not `isinstance`, which takes half a microsecond for this class.
-        is_sparse = any(type(g) is tf.IndexedSlices for g in gradients)
-        chosen = route.choose(program, on.obstacle, is_sparse)
-        compiled = route.compiles(on) and not (lazy and is_sparse)
+        chosen = route.of_step(program, on, gradients, lazy)
+        compiled = route.compiles(on, chosen, gradients, lazy)
         if program is self._program():  # and not one of those around it
             self.__dict__["_route"] = f"{chosen}, compiled by XLA" if compiled else chosen
         # Each op that reads a number takes an eager step longer than the update of a small model.
@@ -346,6 +344,10 @@ class Optimizer(Configuration):
         if not chosen.startswith("native"):
             tensorflow_lowering.step(program, on, gradients, scalars, lazy)
             return
+        if chosen == route.ON_GPUS:
+            scalars.device = on.device or scalars.device
+            if any(type(g) is tf.IndexedSlices for g in gradients):
+                gradients = tensorflow_lowering.dense(gradients, on)
         for group in on.groups:
             own = [gradients[i] for i in group.members]
             with tf.device(group.device):

@@ -5,6 +5,11 @@ import contextlib
 import tensorflow as tf
 
 from tf_optim_ext import compat, native
+from tf_optim_ext.lowering import cuda as cuda_lowering
+from tf_optim_ext.native import cuda
+
+ON_GPUS = "native (cuda)"
+_OF_16_BITS = frozenset(dtype.as_datatype_enum for dtype in (tf.bfloat16, tf.float16))
 
 # One element for each `portable()` that is active; for all threads, because strategies run replicas
 # in threads of their own.
@@ -45,17 +50,57 @@ def _why_no_native_step():
     return "inside portable()" if _portable else native.why_not()
 
 
-def compiles(on):
-    """Whether a step over `targets.Targets` is one function that XLA compiles.
+def compiles(on, chosen, gradients, lazy):
+    """Whether a step of which `of_step` chose the route is one function that XLA compiles.
 
     Not eagerly under a strategy, where nothing remembers the function.
     """
+    if chosen == ON_GPUS or (lazy and any(type(g) is tf.IndexedSlices for g in gradients)):
+        return False
     forgotten = tf.executing_eagerly() and tf.distribute.has_strategy()
     return on.are_on_gpus and not (forgotten or _portable or compat.inside_xla())
 
 
+def of_step(program, on, gradients, lazy=False):
+    """The route of a step over `targets.Targets` that is being traced or run now.
+
+    Args:
+        program: a `rule.Program`.
+        on: a `targets.Targets`.
+        gradients: list of gradients.
+        lazy: whether rows without gradient are left alone.
+
+    Returns:
+        See `choose`.
+    """
+    # Not `isinstance`, which takes half a microsecond for this class.
+    is_sparse = any(type(g) is tf.IndexedSlices for g in gradients)
+    if not on.are_on_gpus or compat.inside_xla():
+        return choose(program, on.obstacle, is_sparse)
+    if reason := _why_no_native_step():
+        return f"tensorflow: {reason}"
+    if reason := _why_not_on_gpus(program, on, gradients, lazy and is_sparse):
+        return f"tensorflow: {on.obstacle} ({reason})"
+    return ON_GPUS
+
+
+def _why_not_on_gpus(program, on, gradients, by_rows):
+    if by_rows:
+        return "only some rows are updated"
+    if reason := on.obstacle_on_gpus or cuda_lowering.why_not(program):
+        return reason
+    converts = on.have_16_bits or any(
+        compat.has_dtype(getattr(g, "values", g), _OF_16_BITS) for g in gradients
+    )
+    for device in on.devices:
+        reason = cuda.why_not(device) or cuda.prepare(program, device, converts, len(gradients))
+        if reason:
+            return reason
+    return None
+
+
 def choose(program, obstacle, is_sparse=False):
-    """The route of a step that is being traced or run now.
+    """The route of a step that is not on GPUs, and is being traced or run now.
 
     Args:
         program: a `rule.Program`.

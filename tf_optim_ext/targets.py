@@ -37,9 +37,11 @@ class Group:
         TensorFlow takes 2 to 3 microseconds for each input of an eager op. In a graph, the order of
         ops that use the same variable would be lost with the handles, and so would saving it.
         """
+        is_on_gpu = _local_kind(self.device, compat.local_task()) == "GPU"
+        pack = native.packed if is_on_gpu else lambda handles: tf.raw_ops.Pack(values=handles)
         with tf.device(self.device):
             weights, slots, scalars = (
-                [tf.raw_ops.Pack(values=handles)] if handles else []
+                [pack(handles)] if handles else []
                 for handles in (self.weights, self.slots, self.scalars)
             )
         return Group(self.device, self.members, weights, slots, scalars)
@@ -73,7 +75,31 @@ class Targets:
         for variable in self.weights:
             if reason := obstacle(variable):
                 return reason
-        if self.is_joint and len({variable.device for variable in self.weights}) > 1:
+        return self._obstacle_of_joint_rule
+
+    @functools.cached_property
+    def obstacle_on_gpus(self):
+        """Why kernels for GPUs cannot update these variables, which are there; or None."""
+        for variable in self.weights:
+            if variable.dtype not in native.FORMATS:
+                return _of_dtype(variable)
+        devices = [variable.device for variable in self.weights]
+        beside = [*self.slots, *self.variable_scalars]
+        beside += [[scalar] * len(devices) for scalar in self.optimizer_scalars]
+        for variables in beside:
+            if [variable.device for variable in variables] != devices:
+                return "state on another device than the weights"
+        return self._obstacle_of_joint_rule
+
+    @functools.cached_property
+    def have_16_bits(self):
+        """Whether some weights or slots are of 16 bits."""
+        variables = [*self.weights, *(v for slot in self.slots for v in slot)]
+        return any(variable.dtype.size == 2 for variable in variables)
+
+    @property
+    def _obstacle_of_joint_rule(self):
+        if self.is_joint and len(self.devices) > 1:
             return "a rule over all variables, and weights on several devices"
         return None
 
@@ -98,10 +124,14 @@ class Targets:
         return {}
 
     @functools.cached_property
+    def devices(self):
+        """Names of the devices of the weights."""
+        return list(dict.fromkeys(weight.device for weight in self.weights))
+
+    @property
     def device(self):
         """Name of the device of all weights; None if there are several."""
-        devices = {weight.device for weight in self.weights}
-        return devices.pop() if len(devices) == 1 else None
+        return self.devices[0] if len(self.devices) == 1 else None
 
     @functools.cached_property
     def groups(self):
@@ -128,11 +158,15 @@ class Targets:
 def obstacle(variable):
     """Why the native library cannot update a `tf.Variable`, or None."""
     if variable.dtype not in native.FORMATS:
-        return f"weights of dtype {variable.dtype.name}"
+        return _of_dtype(variable)
     if not tf.DeviceSpec.from_string(variable.device).device_type and compat.has_gpus():
         # In a graph, whose devices are chosen when a session runs it.
         return "weights that may be placed on a GPU"
     return elsewhere(variable.device)
+
+
+def _of_dtype(variable):
+    return f"weights of dtype {variable.dtype.name}"
 
 
 def elsewhere(device):

@@ -151,7 +151,7 @@ def step(program, on, gradients, scalars, lazy=False):
         lazy: whether rows without gradient are left alone; otherwise their gradient is zero.
     """
     if not lazy:
-        gradients = _dense(gradients, on)
+        gradients = dense(gradients, on)
     first_factor, scalars = _in_range_of_float32(scalars)
     common = {
         name: replica.read(v) for name, v in zip(program.optimizer_scalars, on.optimizer_scalars)
@@ -175,7 +175,8 @@ def step(program, on, gradients, scalars, lazy=False):
             replica.assign(variable, _to_float64(new[name]))
 
 
-def _dense(gradients, on):
+def dense(gradients, on):
+    """Gradients, of which those that are `tf.IndexedSlices` are made dense."""
     return [
         sparse.dense(g, v) if isinstance(g, tf.IndexedSlices) else g
         for g, v in zip(gradients, on.weights)
@@ -186,7 +187,7 @@ def compiled_step(program, on, gradients, scalars):
     """`step` as one function that XLA compiles: for GPUs, where every operation by itself would be
     a launch and a pass over memory of its own. Sparse gradients are made dense.
     """
-    gradients = _dense(gradients, on)
+    gradients = dense(gradients, on)
     key = (program.fingerprint, *(scalars.rounding or ()))
     if key not in on.compiled:
         on.compiled[key] = _compiled(program, on, scalars.rounding)

@@ -2,7 +2,8 @@
 
 The environment variable `TF_OPTIM_EXT_NATIVE` chooses the instruction set (`baseline`, `avx2`,
 `avx512`) or none (`off`). By default the best one that the processor has is used.
-Steps inside of XLA on a CPU are native by a second library, unless `TF_OPTIM_EXT_XLA=off`.
+Steps inside of XLA on a CPU are native by a second library, unless `TF_OPTIM_EXT_XLA=off`; those on
+GPUs by kernels that are compiled at run time (`cuda.py`), unless `TF_OPTIM_EXT_CUDA=off`.
 """
 
 import contextlib
@@ -41,6 +42,18 @@ class _Library:
             self._functions.tf_optim_ext_kernel(i).decode() for i in range(count)
         )
         self.instruction_set = None
+
+    def keep_cuda_program(self, name, converts, architecture, image, numbers):
+        array = (ctypes.c_int64 * len(numbers))(*numbers)
+        self._functions.tf_optim_ext_keep_cuda_program(
+            name.encode(),
+            int(converts),
+            architecture,
+            image,
+            ctypes.c_int64(len(image)),
+            array,
+            len(numbers),
+        )
 
     def use(self, instruction_set):
         """Switches to an instruction set; returns whether that was possible."""
@@ -179,6 +192,16 @@ def use(instruction_set):
             f"This processor or this library lacks {instruction_set!r}. "
             f"In use: {_library().instruction_set!r}"
         )
+
+
+def keep_cuda_program(name, converts, architecture, image, numbers):
+    """Hands compiled kernels for GPUs to the library; see `cuda.prepare`."""
+    _library().keep_cuda_program(name, converts, architecture, image, numbers)
+
+
+def packed(handles):
+    """One tensor with the handles of several variables on a device, which is the current one."""
+    return _library().ops.tf_optim_ext_handles(handles=handles)
 
 
 def has(program):

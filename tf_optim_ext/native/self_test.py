@@ -1,7 +1,7 @@
-"""Steps inside of XLA that are compared with those outside, before others rely on them.
+"""Steps that are compared with plain ones on the CPU, before others rely on their kind.
 
-The library for XLA uses parts of TensorFlow that are not meant for others. What goes wrong there
-must not become wrong weights.
+The library for XLA uses parts of TensorFlow that are not meant for others, and kernels for GPUs are
+compiled at run time. What goes wrong there must not become wrong weights.
 """
 
 import threading
@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_optim_ext import native, optimizers, targets
 from tf_optim_ext.lowering.scalars import Scalars
+from tf_optim_ext.native import cuda
 
 SECONDS = 120
 STEPS = 2
@@ -27,8 +28,21 @@ GRADIENTS: tuple[Any, ...] = ([0.5, 0.25, -2.0], [[1.0, -4.0]], 2.0)
 FORMATS = (tf.float32, tf.bfloat16, tf.float32)
 
 
+# Powers are computed differently.
+TOLERANCE = 1e-6
+
+
 def problem():
     """Why steps inside of XLA cannot be relied on, or None if they can."""
+    return _problem_of(check)
+
+
+def problem_on_gpu(device):
+    """Why steps on a GPU, given its name, cannot be relied on, or None if they can."""
+    return _problem_of(lambda program: check_on_gpu(program, device))
+
+
+def _problem_of(check):
     found: list[str | None] = [f"the self-test did not end within {SECONDS} seconds"]
 
     def run():
@@ -78,10 +92,37 @@ def check(program):
                 _compare("weights of a known step", inside.weights, known)
 
 
+def check_on_gpu(program, device):
+    """Compares steps of a program on a GPU.
+
+    Raises:
+        ValueError: they differ, or the program cannot run there.
+    """
+    for formats in (FORMATS, (tf.float32,) * len(WEIGHTS)):
+        converts = any(dtype != tf.float32 for dtype in formats)
+        if reason := cuda.prepare(program, device, converts, len(formats)):
+            raise ValueError(reason)
+        expected = _two_steps(program, "CPU:0", formats)
+        for found, wanted in zip(_two_steps(program, device, formats), expected):
+            if not np.allclose(found, wanted, rtol=TOLERANCE, atol=0):
+                raise ValueError(f"found {found.tolist()}, which should be {wanted.tolist()}")
+
+
+def _two_steps(program, device, formats):
+    with tf.device(device):
+        gradients = [tf.constant(g, dtype) for g, dtype in zip(GRADIENTS, formats)]
+        steps = _Steps(program, device, formats)
+        for _ in range(STEPS):
+            steps.step(gradients)
+        # Of float32, as some NumPy functions do not know bfloat16.
+        return [v.numpy().astype(np.float32) for v in (*steps.weights, *steps.slots)]
+
+
 class _Steps:
-    def __init__(self, program):
+    def __init__(self, program, device="CPU:0", formats=FORMATS):
         self._program = program
-        self.weights = [tf.Variable(w, dtype=dtype) for w, dtype in zip(WEIGHTS, FORMATS)]
+        self._device = device
+        self.weights = [tf.Variable(w, dtype=dtype) for w, dtype in zip(WEIGHTS, formats)]
         self.slots = [
             tf.Variable(tf.fill(v.shape, 0.25)) for _ in program.slots for v in self.weights
         ]
@@ -90,7 +131,7 @@ class _Steps:
         """Takes a step; returns the weights before it."""
         before = [tf.identity(v) for v in self.weights]
         group = targets.Group(
-            "CPU:0",
+            self._device,
             list(range(len(self.weights))),
             [v.handle for v in self.weights],
             [v.handle for v in self.slots],

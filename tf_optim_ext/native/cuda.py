@@ -1,0 +1,127 @@
+"""Steps on GPUs: whether they are possible, and the kernels that they need.
+
+Kernels are emitted from a program and compiled when a step needs them first; files keep them for
+later processes. `TF_OPTIM_EXT_CUDA=off` turns that off.
+"""
+
+import ctypes
+import functools
+import os
+
+import tensorflow as tf
+
+from tf_optim_ext import native
+from tf_optim_ext.lowering import cuda
+from tf_optim_ext.native import nvrtc
+
+VARIABLE = "TF_OPTIM_EXT_CUDA"
+DRIVER = "libcuda.so.1"
+OLDEST_ARCHITECTURE = 70
+# The driver that takes large arguments, and the compiler that knows that.
+LARGE_TABLES_DRIVER, LARGE_TABLES_COMPILER = 12010, (12, 1)
+
+
+@functools.cache
+def why_not(device):
+    """Why steps on a GPU are not native, given its name, or None if they are.
+
+    The first call takes steps there to see whether they are right.
+    """
+    if reason := _why_unavailable():
+        return reason
+    architecture, reason = _architecture(device)
+    if reason:
+        return reason
+    if architecture < OLDEST_ARCHITECTURE:
+        return f"a GPU of compute capability {architecture / 10}"
+    # Imported late, as it needs the optimizers.
+    from tf_optim_ext.native import self_test
+
+    return self_test.problem_on_gpu(device)
+
+
+@functools.cache
+def _why_unavailable():
+    """Why there are no steps on GPUs in this process, or None."""
+    wanted = os.environ.get(VARIABLE, "").strip().lower()
+    if wanted in native.OFF:
+        return f"{VARIABLE}={os.environ[VARIABLE]}"
+    if wanted not in ("", "on"):
+        return f"{VARIABLE}={wanted} is unknown; allowed are off, on"
+    return native.why_not() or (None if _driver_version() else "no CUDA driver") or nvrtc.find()[1]
+
+
+@functools.cache
+def _driver_version():
+    """For example 12010; 0 without a driver."""
+    version = ctypes.c_int()
+    try:
+        code = ctypes.CDLL(DRIVER).cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return 0
+    return 0 if code else version.value
+
+
+@functools.cache
+def _architecture(device):
+    """For example 90, of the GPU of a name; or why that is not known."""
+    physical = tf.config.get_visible_devices("GPU")
+    logical = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in physical]
+    found = [d.get("compute_capability") for d in details]
+    index = tf.DeviceSpec.from_string(device).device_index or 0
+    if len(found) == len(logical) and index < len(found):
+        found = [found[index]]
+    # Of virtual GPUs only that they are of one kind.
+    if len(set(found)) != 1 or found[0] is None:
+        return None, f"unknown compute capability of {device}"
+    major, minor = found[0]
+    return 10 * major + minor, None
+
+
+_results: dict[tuple[str, int, cuda.Form], str | None] = {}
+"""Of what was compiled: None, or why it failed."""
+
+
+def prepare(program, device, converts, count):
+    """Compiles what a step needs, unless it was before; returns why that failed, or None.
+
+    Args:
+        program: a `rule.Program`.
+        device: name of a GPU for which `why_not` returns None.
+        converts: whether some weights, gradients or slots are not float32.
+        count: number of variables.
+    """
+    architecture, _ = _architecture(device)
+    small = cuda.Form(converts)
+    large = cuda.Form(converts, cuda.LARGE_TABLES)
+    known = program.fingerprint, architecture
+    if (*known, large) in _results:  # fewer variables fit as well
+        return _results[*known, large]
+    form = small
+    if count > small.pass_variables(program) and _takes_large_tables():
+        form = large
+    if (*known, form) not in _results:
+        _results[*known, form] = _compile(program, architecture, form)
+    return _results[*known, form]
+
+
+def _compile(program, architecture, form):
+    try:
+        image = nvrtc.compiled(cuda.emit(program, form), architecture, cuda.OPTIONS)
+    except nvrtc.CompileError as error:
+        return f"the rule does not compile: {error}"
+    numbers = cuda.description(program, form)
+    name = f"rule_{program.fingerprint}"
+    native.keep_cuda_program(name, form.converts, architecture, image, numbers)
+    return None
+
+
+@functools.cache
+def _takes_large_tables():
+    compiler, _ = nvrtc.find()
+    return (
+        _driver_version() >= LARGE_TABLES_DRIVER
+        and compiler is not None
+        and compiler.version >= LARGE_TABLES_COMPILER
+    )
