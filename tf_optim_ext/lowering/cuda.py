@@ -24,8 +24,8 @@ MATH, FRAME = "kernel_math.h", "cuda_frame.h"
 
 # Elements of a variable that a block works on.
 CHUNK = 8192
-# What arguments of a kernel may take: on all devices, and since CUDA 12.1 (from Volta on).
-SMALL_TABLES, LARGE_TABLES = 4096, 32764
+# What arguments of a kernel may take, in multiples of 8 bytes: anywhere, and since CUDA 12.1.
+SMALL_TABLES, LARGE_TABLES = 4096, 32760
 # Bytes of `PassHead` and `RowHead`.
 PASS_HEAD, ROW_HEAD = 56, 96
 

@@ -86,9 +86,8 @@ def _places():
             for package in ("cuda_nvrtc", f"cu{version}"):
                 yield from glob.glob(os.path.join(folder, "nvidia", package, "lib", name))
         yield name
-        for folder in (os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
-            if folder and os.path.exists(os.path.join(folder, "lib64", name)):
-                yield os.path.join(folder, "lib64", name)
+        for toolkit in (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"):
+            yield from glob.glob(os.path.join(toolkit, "lib64", name))
 
 
 @functools.cache
