@@ -1,4 +1,4 @@
-"""Steps on GPUs, run on the CPU: their kernels by `cuda_shim.h`, the driver's place by `cuda_stub.cc`."""
+"""Steps on GPUs, run on the CPU: kernels by `cuda_shim.h`, and `cuda_stub.cc` for the driver."""
 
 import ctypes
 import functools

@@ -93,17 +93,21 @@ def prepare(program, device, converts, count):
         count: number of variables.
     """
     architecture, _ = _architecture(device)
-    small = cuda.Form(converts)
+    form = cuda.Form(converts)
     large = cuda.Form(converts, cuda.LARGE_TABLES)
-    known = program.fingerprint, architecture
-    if (*known, large) in _results:  # fewer variables fit as well
-        return _results[*known, large]
-    form = small
-    if count > small.pass_variables(program) and _takes_large_tables():
+    # What has room for many is there for few, too: the library keeps one of both.
+    if _key(program, architecture, large) in _results or (
+        count > form.pass_variables(program) and _takes_large_tables()
+    ):
         form = large
-    if (*known, form) not in _results:
-        _results[*known, form] = _compile(program, architecture, form)
-    return _results[*known, form]
+    key = _key(program, architecture, form)
+    if key not in _results:
+        _results[key] = _compile(program, architecture, form)
+    return _results[key]
+
+
+def _key(program, architecture, form):
+    return program.fingerprint, architecture, form
 
 
 def _compile(program, architecture, form):
