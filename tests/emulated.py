@@ -16,6 +16,10 @@ from tf_optim_ext.native import build, cuda, nvrtc
 
 HERE = pathlib.Path(__file__).parent
 KERNEL = re.compile(r'extern "C" __global__ void (?:\S+ )?(\w+)\(const __grid_constant__ (\w+)')
+OPS = {
+    "tf_optim_ext_step": "TfOptimExtStep",
+    "tf_optim_ext_squared_norms": "TfOptimExtSquaredNorms",
+}
 FLAGS = ("-O1", "-w", "-shared", "-fPIC", "-std=c++17", "-ffp-contract=off", "-fno-math-errno")
 
 
@@ -65,27 +69,33 @@ def compiled(source, architecture=90, options=lowering.OPTIONS):
     return str(path).encode()
 
 
+def _labelled(op, function):
+    """The function of an op that runs the kernel for GPUs."""
+
+    def run(**arguments):
+        if tf.executing_eagerly():  # which has no labels
+            return tf.function(lambda: run(**arguments), autograph=False)()
+        graph = tf.compat.v1.get_default_graph()
+        with graph._kernel_label_map({op: "cuda"}):
+            return function(**arguments)
+
+    return run
+
+
 def emulate(monkeypatch, large_tables=False):
     """Weights are taken for those on a GPU, and steps over them go there; returns `stub()`."""
     monkeypatch.setattr(targets.Targets, "are_on_gpus", True)
     monkeypatch.setattr(targets.Targets, "obstacle", "weights on GPU:0")
+    monkeypatch.setattr(targets, "elsewhere", lambda device: "weights on GPU:0")
+    monkeypatch.setattr(targets, "is_gpu", lambda device: True)
     monkeypatch.setattr(cuda, "why_not", lambda device: None)
     monkeypatch.setattr(cuda, "_architecture", lambda device: (90, None))
     monkeypatch.setattr(cuda, "_takes_large_tables", lambda: large_tables)
     monkeypatch.setattr(cuda, "_results", {})
     monkeypatch.setattr(nvrtc, "compiled", compiled)
     ops = native._library().ops
-    step = ops.tf_optim_ext_step
-
-    def labelled(**arguments):
-        if tf.executing_eagerly():  # which has no labels
-            tf.function(lambda: labelled(**arguments), autograph=False)()
-            return
-        graph = tf.compat.v1.get_default_graph()
-        with graph._kernel_label_map({"TfOptimExtStep": "cuda"}):
-            step(**arguments)
-
-    monkeypatch.setattr(ops, "tf_optim_ext_step", labelled)
+    for name, op in OPS.items():
+        monkeypatch.setattr(ops, name, _labelled(op, getattr(ops, name)))
     library = stub()
     library.stub_forget()
     return library

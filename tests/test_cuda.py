@@ -193,7 +193,7 @@ class TestLaunches:
         program = cls()._program()
         form = lowering.Form(False, lowering.LARGE_TABLES if large else lowering.SMALL_TABLES)
         names = [name for name, _ in launches(stub)]
-        most = form.pass_variables(program)
+        most = form.pass_variables(2 + len(program.slots))
         assert names.count("pass0") == 3 * -(-self.COUNT // most)
         assert (most < self.COUNT) == (not large)
         monkeypatch.undo()

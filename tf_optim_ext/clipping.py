@@ -66,4 +66,6 @@ def _at(place, gradients):
     if place is None:
         return native.squared_norms(gradients)
     with tf.device(place):
+        if route.has_norms_on_gpu(place, gradients):
+            return native.squared_norms(gradients)
         return tensorflow_lowering.squared_norms(gradients)

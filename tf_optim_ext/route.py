@@ -4,12 +4,13 @@ import contextlib
 
 import tensorflow as tf
 
-from tf_optim_ext import compat, native
+from tf_optim_ext import compat, native, targets
 from tf_optim_ext.lowering import cuda as cuda_lowering
 from tf_optim_ext.native import cuda
 
 ON_GPUS = "native (cuda)"
 _OF_16_BITS = frozenset(dtype.as_datatype_enum for dtype in (tf.bfloat16, tf.float16))
+_FLOAT64 = frozenset([tf.float64.as_datatype_enum])
 
 # One element for each `portable()` that is active; for all threads, because strategies run replicas
 # in threads of their own.
@@ -97,6 +98,16 @@ def _why_not_on_gpus(program, on, gradients, by_rows):
         if reason:
             return reason
     return None
+
+
+def has_norms_on_gpu(device, gradients):
+    """Whether native kernels compute norms on a device, given its name."""
+    if not targets.is_gpu(device) or cuda.why_not(device):
+        return False
+    if any(compat.has_dtype(g, _FLOAT64) for g in gradients):
+        return False
+    converts = any(compat.has_dtype(g, _OF_16_BITS) for g in gradients)
+    return cuda.prepare_norms(device, converts, len(gradients)) is None
 
 
 def choose(program, obstacle, is_sparse=False):

@@ -10,6 +10,10 @@ from tf_optim_ext import compat, native
 _FLOATING = {dtype.as_datatype_enum for dtype in (tf.float16, tf.bfloat16, tf.float32, tf.float64)}
 
 
+def _pack(handles):
+    return tf.raw_ops.Pack(values=handles)
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Variables of one device, and handles.
@@ -37,8 +41,7 @@ class Group:
         TensorFlow takes 2 to 3 microseconds for each input of an eager op. In a graph, the order of
         ops that use the same variable would be lost with the handles, and so would saving it.
         """
-        is_on_gpu = _local_kind(self.device, compat.local_task()) == "GPU"
-        pack = native.packed if is_on_gpu else lambda handles: tf.raw_ops.Pack(values=handles)
+        pack = native.packed if is_gpu(self.device) else _pack
         with tf.device(self.device):
             weights, slots, scalars = (
                 [pack(handles)] if handles else []
@@ -174,6 +177,11 @@ def elsewhere(device):
     if _local_kind(device, compat.local_task()) in (None, "CPU"):
         return None
     return f"weights on {device}"
+
+
+def is_gpu(device):
+    """Whether a device, given its name, is a GPU of this process."""
+    return _local_kind(device, compat.local_task()) == "GPU"
 
 
 @functools.lru_cache(maxsize=256)

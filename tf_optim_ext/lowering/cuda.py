@@ -77,15 +77,13 @@ class Form:
     converts: bool = False
     table_bytes: int = SMALL_TABLES
 
-    def pass_variables(self, program):
-        """How many variables one launch of a pass updates at most."""
-        arrays = len(expressions.array_names(program))
+    def pass_variables(self, arrays):
+        """How many variables of so many arrays one launch of a pass updates at most."""
         return (self.table_bytes - PASS_HEAD) // (8 * arrays + 8 + 3 * 4)
 
-    def row_variables(self, program):
-        """Of how many variables one launch computes scalars or reductions at most."""
-        state = max(1, len(program.state_scalars))
-        return (self.table_bytes - ROW_HEAD) // (8 * state + 8 + 2 * 4)
+    def row_variables(self, numbers=0):
+        """Of how many variables, with so many numbers each as state, one launch does the rest."""
+        return (self.table_bytes - ROW_HEAD) // (8 * max(1, numbers) + 8 + 2 * 4)
 
 
 def why_not(program):
@@ -93,20 +91,62 @@ def why_not(program):
     return "the rule runs by row" if program.by_row else None
 
 
-def description(program, form):
-    """What the launcher must know of a program: those of `CudaShape`, in order."""
-    return [
-        len(program.slots),
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What the launcher must know of kernels: `CudaShape` in native/cuda_launch.h."""
+
+    arrays: int
+    hyperparameters: int
+    variable_scalars: int
+    optimizer_scalars: int
+    uses_size: int
+    scalars: int
+    chunk: int
+    pass_variables: int
+    row_variables: int
+    reductions: tuple
+
+    def numbers(self):
+        """As the library takes them."""
+        return [*dataclasses.astuple(self)[:-1], *self.reductions]
+
+    def constants(self, converts):
+        """The same as constants of the source."""
+        values = {
+            "kArrays": self.arrays,
+            "kHyperparameters": self.hyperparameters,
+            "kState": self.variable_scalars + self.optimizer_scalars,
+            "kReductions": sum(self.reductions),
+            "kScalars": self.scalars,
+            "kUsesSize": self.uses_size,
+            "kChunk": self.chunk,
+            "kPassVariables": self.pass_variables,
+            "kRowVariables": self.row_variables,
+        }
+        lines = [f"constexpr int {name} = {value};" for name, value in values.items()]
+        return "\n".join([f"#define CONVERTS {int(converts)}", *lines])
+
+
+def shape_of(program, form):
+    """The `Shape` of a program."""
+    arrays = len(expressions.array_names(program))
+    return Shape(
+        arrays,
         len(program.hyperparameters),
         len(program.variable_scalars),
         len(program.optimizer_scalars),
         int(program.uses_size),
         _scalars(program),
         CHUNK,
-        form.pass_variables(program),
-        form.row_variables(program),
-        *(len(program.reductions(stage)) for stage in range(program.passes)),
-    ]
+        form.pass_variables(arrays),
+        form.row_variables(len(program.state_scalars)),
+        tuple(len(program.reductions(stage)) for stage in range(program.passes)),
+    )
+
+
+def shape_of_norms(form):
+    """The `Shape` of `emit_norms`."""
+    return Shape(1, 0, 0, 0, 0, 1, CHUNK, form.pass_variables(1), form.row_variables(), (1,))
 
 
 def emit(program, form=Form()):
@@ -116,16 +156,54 @@ def emit(program, form=Form()):
         program: a `rule.Program` for which `why_not` returns None.
         form: a `Form`.
     """
-    declarations, math, frame = _texts()
-    parts = [PRELUDE, *declarations, "using namespace tf_optim_ext;", math]
-    parts += [_constants(program, form), frame]
+    parts = []
     for stage in range(program.passes):
         parts += [_scalars_kernel(program, stage), _pass_kernel(program, stage)]
         if program.reductions(stage):
             parts.append(_totals_kernel(program, stage))
     if program.state_scalars:
         parts.append(_finish_kernel(program))
-    return "\n\n".join(parts) + "\n"
+    return _complete(shape_of(program, form), form, parts)
+
+
+def emit_norms(form=Form()):
+    """CUDA source of sums of squares of arrays, in double: none of float32 overflows."""
+    lines = [
+        "const Place place = find_place(table);",
+        "const Pointer p = array_of(table, place, 0);",
+        "const bool aligned = (address_of(p) & 15u) == 0;",
+        "__shared__ double of_threads[kThreads];",
+        "FOR_EACH_THREAD {",
+        "  double total = 0.0;",
+        "  for (int first = kQuad * thread; first < place.size; first += kQuad * kThreads) {",
+        "    const int count = place.size - first;",
+        "    const Quad quad = load(p, first, aligned && count >= kQuad, count);",
+        "    for (int k = 0; k < kQuad; ++k) {",
+        "      const double x = static_cast<double>(quad.x[k]);",
+        "      total += x * x;",
+        "    }",
+        "  }",
+        "  of_threads[thread] = total;",
+        "}",
+        "combine_block<false>(of_threads);",
+        "FOR_EACH_THREAD {",
+        "  if (thread == 0)",
+        "    table.head.partials[table.head.first_chunk + blockIdx.x] = of_threads[0];",
+        "}",
+    ]
+    totals = ["combine_chunks<false>(rows, 0, 0);"]
+    kernels = [
+        _kernel("scalars0", "RowTable rows", []),
+        _kernel("pass0", "PassTable table", lines, "kThreads"),
+        _kernel("totals0", "RowTable rows", totals, "kThreads"),
+    ]
+    return _complete(shape_of_norms(form), form, kernels)
+
+
+def _complete(shape, form, kernels):
+    declarations, math, frame = _texts()
+    parts = [PRELUDE, *declarations, "using namespace tf_optim_ext;", math]
+    return "\n\n".join([*parts, shape.constants(form.converts), frame, *kernels]) + "\n"
 
 
 @functools.cache
@@ -142,22 +220,6 @@ def _scalars(program):
 
 def _reductions(program):
     return [i for stage in range(program.passes) for i in program.reductions(stage)]
-
-
-def _constants(program, form):
-    values = {
-        "kArrays": len(expressions.array_names(program)),
-        "kHyperparameters": len(program.hyperparameters),
-        "kState": len(program.state_scalars),
-        "kReductions": len(_reductions(program)),
-        "kScalars": _scalars(program),
-        "kUsesSize": int(program.uses_size),
-        "kChunk": CHUNK,
-        "kPassVariables": form.pass_variables(program),
-        "kRowVariables": form.row_variables(program),
-    }
-    lines = [f"constexpr int {name} = {value};" for name, value in values.items()]
-    return "\n".join([f"#define CONVERTS {int(form.converts)}", *lines])
 
 
 def _kernel(name, table, lines, threads=None):

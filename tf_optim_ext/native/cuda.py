@@ -92,32 +92,44 @@ def prepare(program, device, converts, count):
         converts: whether some weights, gradients or slots are not float32.
         count: number of variables.
     """
+
+    def make(form):
+        return cuda.emit(program, form), cuda.shape_of(program, form)
+
+    arrays = 2 + len(program.slots)
+    return _prepare(f"rule_{program.fingerprint}", arrays, device, converts, count, make)
+
+
+def prepare_norms(device, converts, count):
+    """The same for `native.squared_norms`."""
+
+    def make(form):
+        return cuda.emit_norms(form), cuda.shape_of_norms(form)
+
+    return _prepare("squared_norms", 1, device, converts, count, make)
+
+
+def _prepare(name, arrays, device, converts, count, make):
     architecture, _ = _architecture(device)
     form = cuda.Form(converts)
     large = cuda.Form(converts, cuda.LARGE_TABLES)
     # What has room for many is there for few, too: the library keeps one of both.
-    if _key(program, architecture, large) in _results or (
-        count > form.pass_variables(program) and _takes_large_tables()
+    if (name, architecture, large) in _results or (
+        count > form.pass_variables(arrays) and _takes_large_tables()
     ):
         form = large
-    key = _key(program, architecture, form)
+    key = name, architecture, form
     if key not in _results:
-        _results[key] = _compile(program, architecture, form)
+        _results[key] = _compile(name, architecture, form, *make(form))
     return _results[key]
 
 
-def _key(program, architecture, form):
-    return program.fingerprint, architecture, form
-
-
-def _compile(program, architecture, form):
+def _compile(name, architecture, form, source, shape):
     try:
-        image = nvrtc.compiled(cuda.emit(program, form), architecture, cuda.OPTIONS)
+        image = nvrtc.compiled(source, architecture, cuda.OPTIONS)
     except nvrtc.CompileError as error:
         return f"the rule does not compile: {error}"
-    numbers = cuda.description(program, form)
-    name = f"rule_{program.fingerprint}"
-    native.keep_cuda_program(name, form.converts, architecture, image, numbers)
+    native.keep_cuda_program(name, form.converts, architecture, image, shape.numbers())
     return None
 
 

@@ -133,6 +133,8 @@ CudaStep::Scratch CudaStep::Divide(void* scratch) const {
   return parts;
 }
 
+double* CudaStep::Reductions(void* scratch) const { return Divide(scratch).r; }
+
 std::vector<char> CudaStep::PassArguments(const Scratch& scratch, size_t first,
                                           size_t count) const {
   PassHead head{};
@@ -145,19 +147,19 @@ std::vector<char> CudaStep::PassArguments(const Scratch& scratch, size_t first,
   head.first = static_cast<int32_t>(first);
   head.first_chunk = static_cast<uint32_t>(first_chunk_[first]);
   head.rounds = rounds_;
-  Arguments arguments(head, shape_.pass_variables, 8 * shape_.arrays() + 8 + 3 * 4);
-  void** const arrays = arguments.Column<void*>(shape_.arrays());
+  Arguments arguments(head, shape_.pass_variables, 8 * shape_.arrays + 8 + 3 * 4);
+  void** const arrays = arguments.Column<void*>(shape_.arrays);
   int64_t* const size = arguments.Column<int64_t>();
   uint32_t* const end = arguments.Column<uint32_t>();
   uint32_t* const formats = arguments.Column<uint32_t>();
   uint32_t* const key = arguments.Column<uint32_t>();
   for (size_t v = 0; v < count; ++v) {
     const CudaVariable& variable = variables_[first + v];
-    for (int i = 0; i < shape_.arrays(); ++i)
-      arrays[v * shape_.arrays() + i] = variable.arrays[i].data;
+    for (int i = 0; i < shape_.arrays; ++i)
+      arrays[v * shape_.arrays + i] = variable.arrays[i].data;
     size[v] = variable.size;
     end[v] = static_cast<uint32_t>(first_chunk_[first + v + 1] - first_chunk_[first]);
-    formats[v] = Formats(variable.arrays, shape_.arrays());
+    formats[v] = Formats(variable.arrays, shape_.arrays);
     key[v] = variable.key;
   }
   return arguments.Take();

@@ -20,7 +20,7 @@ namespace tf_optim_ext {
 
 // What the launcher must know of a program; `description` in lowering/cuda.py.
 struct CudaShape {
-  int slots;
+  int arrays;  // weights, gradient and slots; of norms, gradients alone
   int hyperparameters;
   int variable_scalars;
   int optimizer_scalars;
@@ -31,7 +31,6 @@ struct CudaShape {
   int row_variables;
   std::vector<int> reductions;  // of each pass
 
-  int arrays() const { return 2 + slots; }
   int state() const { return variable_scalars + optimizer_scalars; }
   int width() const { return kReserved + hyperparameters + state(); }
   int passes() const { return static_cast<int>(reductions.size()); }
@@ -94,6 +93,9 @@ class CudaStep {
   // nothing. Weights and slots are changed by the last pass only: before that, failing changes nothing.
   std::string Launch(const CudaDriver& driver, const CudaProgram::Functions& functions,
                      void* scratch, CudaStream stream) const;
+
+  // Where in the scratch memory the results of all reductions are, a row for each variable.
+  double* Reductions(void* scratch) const;
 
  private:
   struct Scratch;

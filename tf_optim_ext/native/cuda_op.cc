@@ -85,7 +85,7 @@ class CudaStepOp : public StepOpBase {
 
   static Kernel KernelOf(const CudaShape& shape) {
     Kernel kernel{};
-    kernel.slots = shape.slots;
+    kernel.slots = shape.arrays - 2;
     kernel.hyperparameters = shape.hyperparameters;
     kernel.variable_scalars = shape.variable_scalars;
     kernel.optimizer_scalars = shape.optimizer_scalars;
@@ -167,14 +167,14 @@ class CudaStepOp : public StepOpBase {
     const CudaShape& shape = program.shape();
     const std::vector<double*> state = StateOf(KernelOf(shape), variables);
     const int first_gradient = InputNumber(context, "gradients");
-    std::vector<Array> arrays(static_cast<size_t>(count_) * shape.arrays());
+    std::vector<Array> arrays(static_cast<size_t>(count_) * shape.arrays);
     std::vector<CudaVariable> work;
     work.reserve(count_);
     for (int v = 0; v < count_; ++v) {
-      Array* const row = &arrays[static_cast<size_t>(v) * shape.arrays()];
+      Array* const row = &arrays[static_cast<size_t>(v) * shape.arrays];
       row[0] = ArrayOf(*variables[v]->tensor());
       row[1] = ArrayOf(context->input(first_gradient + v));
-      for (int s = 0; s < shape.slots; ++s)
+      for (int s = 0; s < shape.arrays - 2; ++s)
         row[2 + s] = ArrayOf(*variables[static_cast<size_t>(s + 1) * count_ + v]->tensor());
       const uint32_t key = rounding_.empty() ? 0 : static_cast<uint32_t>(rounding_[v]);
       work.push_back({variables[v]->tensor()->NumElements(), row,
@@ -195,6 +195,54 @@ class CudaStepOp : public StepOpBase {
         tensorflow::DT_INT8, tensorflow::TensorShape({step.scratch_bytes()}), &scratch));
     const std::string problem = step.Launch(driver, functions, scratch.data(), stream);
     return problem.empty() ? absl::OkStatus() : errors::Internal(problem);
+  }
+};
+
+// Sums of squares of tensors on a GPU, by kernels that Python compiled.
+class CudaSquaredNormsOp : public OpKernel {
+ public:
+  explicit CudaSquaredNormsOp(OpKernelConstruction* context) : OpKernel(context) {}
+
+  void Compute(OpKernelContext* context) override { OP_REQUIRES_OK(context, Run(context)); }
+
+ private:
+  static absl::Status Run(OpKernelContext* context) {
+    std::string reason;
+    const CudaDriver* driver = FindCudaDriver(&reason);
+    if (driver == nullptr) return errors::FailedPrecondition(reason);
+    const CudaStream stream = StreamOf(context);
+    const CudaScope scope(*driver, stream);
+    if (!scope.problem().empty()) return errors::Internal(scope.problem());
+    bool converts = false;
+    for (int i = 0; i < context->num_inputs(); ++i) {
+      const tensorflow::DataType dtype = context->input(i).dtype();
+      converts |= dtype != tensorflow::DT_FLOAT;
+      if (dtype == tensorflow::DT_DOUBLE)
+        return errors::Unimplemented("Norms of doubles on a GPU.");
+    }
+    const auto program = FindCudaProgram("squared_norms", converts, scope.architecture());
+    if (program == nullptr)
+      return errors::FailedPrecondition("The kernels of norms were not compiled in this process.");
+    const auto* functions = program->FunctionsIn(*driver, scope.context(), &reason);
+    if (functions == nullptr) return errors::Internal(reason);
+    std::vector<Array> arrays;
+    std::vector<CudaVariable> work;
+    for (int i = 0; i < context->num_inputs(); ++i) arrays.push_back(ArrayOf(context->input(i)));
+    for (int i = 0; i < context->num_inputs(); ++i)
+      work.push_back({context->input(i).NumElements(), &arrays[i], nullptr, 0});
+    const CudaStep step(*program, std::move(work), CudaScalars{}, false);
+    Tensor scratch, *norms;
+    TF_RETURN_IF_ERROR(context->allocate_temp(
+        tensorflow::DT_INT8, tensorflow::TensorShape({step.scratch_bytes()}), &scratch));
+    TF_RETURN_IF_ERROR(context->allocate_output(
+        0, tensorflow::TensorShape({context->num_inputs()}), &norms));
+    const std::string problem = step.Launch(*driver, *functions, scratch.data(), stream);
+    if (!problem.empty()) return errors::Internal(problem);
+    const CudaResult result = driver->copy(
+        reinterpret_cast<CudaAddress>(norms->data()),
+        reinterpret_cast<CudaAddress>(step.Reductions(scratch.data())), norms->TotalBytes(), stream);
+    if (result == kCudaSuccess) return absl::OkStatus();
+    return errors::Internal(CudaErrorText(*driver, "cuMemcpyDtoDAsync", result));
   }
 };
 
@@ -254,9 +302,15 @@ REGISTER_KERNEL_BUILDER(ON_GPU.FINISHED_IS_HANDLE.TypeConstraint<float>("L"), Cu
 REGISTER_KERNEL_BUILDER(ON_GPU.FINISHED_IS_HANDLE.TypeConstraint<double>("L"), CudaStepOp);
 REGISTER_KERNEL_BUILDER(ON_GPU.FINISHED_IS_HANDLE.RATE_IS_HANDLE, CudaStepOp);
 
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device(tensorflow::DEVICE_GPU),
+                        CudaSquaredNormsOp);
+
 // For tests without a GPU, which ask for it by this label: with a library in the place of the driver.
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device(tensorflow::DEVICE_CPU).Label("cuda"),
                         CudaStepOp);
+REGISTER_KERNEL_BUILDER(
+    Name("TfOptimExtSquaredNorms").Device(tensorflow::DEVICE_CPU).Label("cuda"),
+    CudaSquaredNormsOp);
 
 }  // namespace tf_optim_ext
 
@@ -266,7 +320,7 @@ extern "C" __attribute__((visibility("default"))) void tf_optim_ext_keep_cuda_pr
     const char* name, int converts, int architecture, const char* image, int64_t image_bytes,
     const int64_t* numbers, int count) {
   tf_optim_ext::CudaShape shape;
-  shape.slots = static_cast<int>(numbers[0]);
+  shape.arrays = static_cast<int>(numbers[0]);
   shape.hyperparameters = static_cast<int>(numbers[1]);
   shape.variable_scalars = static_cast<int>(numbers[2]);
   shape.optimizer_scalars = static_cast<int>(numbers[3]);
