@@ -77,7 +77,8 @@ def _labelled(op, function):
             return tf.function(lambda: run(**arguments), autograph=False)()
         graph = tf.compat.v1.get_default_graph()
         with graph._kernel_label_map({op: "cuda"}):
-            return function(**arguments)
+            result = function(**arguments)
+        return result if tf.is_tensor(result) else None
 
     return run
 

@@ -38,7 +38,14 @@ def pretended(monkeypatch):
 
 
 def trained(
-    make, graph=False, steps=3, rate=None, shapes=None, dtype="float32", of_gradients="float32"
+    make,
+    graph=False,
+    steps=3,
+    rate=None,
+    shapes=None,
+    dtype="float32",
+    of_gradients="float32",
+    jit_compile=None,
 ):
     if shapes:
         values = make_gradients(99, shapes, dtype)
@@ -48,7 +55,7 @@ def trained(
     optimizer = make()
     optimizer.build(variables)
     step = optimizer.apply
-    step = tf.function(step) if graph else step
+    step = tf.function(step, jit_compile=jit_compile) if graph else step
     for i in range(steps):
         if rate:
             optimizer.learning_rate = rate(i)
@@ -136,7 +143,8 @@ class TestCompiledStep:
         optimizer.build(variables)
         gradients = [tf.constant(g) for g in make_gradients(0)]
         tf.function(lambda: optimizer.apply(gradients, variables), jit_compile=True)()
-        assert optimizer.route == f"tensorflow: {native.why_not() or 'weights on GPU:0'}"
+        assert optimizer.route.startswith(f"tensorflow: {native.why_not() or 'weights on GPU:0'}")
+        assert COMPILED not in optimizer.route
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +155,11 @@ def gpu():
 
 
 ON_GPUS = "native (cuda)"
+ON_GPUS_INSIDE_XLA = f"{ON_GPUS} inside XLA"
+
+
+def why_not_inside_xla():
+    return cuda.why_not_inside_xla(tf.config.list_logical_devices("GPU")[0].name)
 
 
 @pytest.fixture
@@ -187,6 +200,18 @@ class TestOnAGpu:
         assert route.endswith(COMPILED)
         with tf.device("CPU:0"):
             expected, _ = trained(entry.make, graph)
+        assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+    def test_has_kernels_inside_xla(self, gpu):
+        assert why_not_inside_xla() is None
+
+    def test_inside_xla(self, entry, gpu):
+        with tf.device(gpu):
+            actual, route = trained(entry.make, graph=True, jit_compile=True)
+        if why_not_inside_xla() is None and not entry.make()._program().by_row:
+            assert route == ON_GPUS_INSIDE_XLA
+        with tf.device("CPU:0"):
+            expected, _ = trained(entry.make, graph=True)
         assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
     @EAGERLY_OR_NOT
@@ -330,9 +355,10 @@ class TestOnAGpu:
         model.compile(optimizer, "mse", jit_compile=jit_compile)
         losses = model.fit(x, y, epochs=20, batch_size=32, verbose=0).history["loss"]
         assert losses[-1] < losses[0] / 10
-        assert (
-            optimizer.route.startswith("tensorflow") if jit_compile else optimizer.route == ON_GPUS
-        )
+        if not jit_compile:
+            assert optimizer.route == ON_GPUS
+        elif why_not_inside_xla() is None:
+            assert optimizer.route == ON_GPUS_INSIDE_XLA
 
     def test_checkpoint(self, gpu, tmp_path):
         with tf.device(gpu):

@@ -344,7 +344,7 @@ class Optimizer(Configuration):
         if not chosen.startswith("native"):
             tensorflow_lowering.step(program, on, gradients, scalars, lazy)
             return
-        if chosen == route.ON_GPUS:
+        if chosen.startswith(route.ON_GPUS):
             scalars.device = on.device or scalars.device
             if any(type(g) is tf.IndexedSlices for g in gradients):
                 gradients = tensorflow_lowering.dense(gradients, on)

@@ -56,7 +56,8 @@ def compiles(on, chosen, gradients, lazy):
 
     Not eagerly under a strategy, where nothing remembers the function.
     """
-    if chosen == ON_GPUS or (lazy and any(type(g) is tf.IndexedSlices for g in gradients)):
+    is_sparse = any(type(g) is tf.IndexedSlices for g in gradients)
+    if chosen.startswith("native") or (lazy and is_sparse):
         return False
     forgotten = tf.executing_eagerly() and tf.distribute.has_strategy()
     return on.are_on_gpus and not (forgotten or _portable or compat.inside_xla())
@@ -76,13 +77,13 @@ def of_step(program, on, gradients, lazy=False):
     """
     # Not `isinstance`, which takes half a microsecond for this class.
     is_sparse = any(type(g) is tf.IndexedSlices for g in gradients)
-    if not on.are_on_gpus or compat.inside_xla():
+    if not on.are_on_gpus:
         return choose(program, on.obstacle, is_sparse)
     if reason := _why_no_native_step():
         return f"tensorflow: {reason}"
     if reason := _why_not_on_gpus(program, on, gradients, lazy and is_sparse):
         return f"tensorflow: {on.obstacle} ({reason})"
-    return ON_GPUS
+    return f"{ON_GPUS} inside XLA" if compat.inside_xla() else ON_GPUS
 
 
 def _why_not_on_gpus(program, on, gradients, by_rows):
@@ -95,6 +96,8 @@ def _why_not_on_gpus(program, on, gradients, by_rows):
     )
     for device in on.devices:
         reason = cuda.why_not(device) or cuda.prepare(program, device, converts, len(gradients))
+        if compat.inside_xla() and not reason:
+            reason = cuda.why_not_inside_xla(device)
         if reason:
             return reason
     return None

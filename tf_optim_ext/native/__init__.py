@@ -164,6 +164,16 @@ def why_not_inside_xla():
     return reason
 
 
+def why_no_library_for_xla():
+    """Why the library for steps inside of XLA is not in use, or None if it is."""
+    return _loaded_for_xla()[1]
+
+
+def use_inside_xla_on_gpus(use):
+    """Whether functions with steps on GPUs that were traced outside of XLA may run inside."""
+    _loaded_for_xla()[0].tf_optim_ext_use_inside_xla_on_gpus(use)
+
+
 def instruction_set():
     """`"baseline"`, `"avx2"` or `"avx512"`; None without the native library."""
     library = _loaded()[0]

@@ -110,7 +110,12 @@ def compile_for_xla(output):
     folders = [HERE, external / "highwayhash", external / "farmhash_archive" / "src"]
     flags = ["-std=c++17", "-O2", "-w", "-fPIC", "-fvisibility=hidden"]
     flags += [*tf.sysconfig.get_compile_flags(), *(f"-I{folder}" for folder in folders)]
-    _run([*find_compiler(), *flags, "-c", str(HERE / "xla_step.cc"), "-o", str(output)])
+    output = pathlib.Path(output)
+    parts = []
+    for name in ("xla_step", "xla_cuda_step"):
+        parts.append(str(output.with_name(f"{name}_part.o")))
+        _run([*find_compiler(), *flags, "-c", str(HERE / f"{name}.cc"), "-o", parts[-1]])
+    _run([*find_compiler(), "-nostdlib", "-r", *parts, "-o", str(output)])
 
 
 def link_for_xla(compiled, target):

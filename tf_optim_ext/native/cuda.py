@@ -41,6 +41,19 @@ def why_not(device):
 
 
 @functools.cache
+def why_not_inside_xla(device):
+    """The same inside of XLA; also compiles a step there in its first call."""
+    if reason := why_not(device) or native.why_no_library_for_xla():
+        return reason
+    from tf_optim_ext.native import self_test
+
+    reason = self_test.problem_inside_xla_on_gpu(device)
+    if reason:  # then functions that were traced outside of XLA must not rely on it either
+        native.use_inside_xla_on_gpus(False)
+    return reason
+
+
+@functools.cache
 def _why_unavailable():
     """Why there are no steps on GPUs in this process, or None."""
     wanted = os.environ.get(VARIABLE, "").strip().lower()

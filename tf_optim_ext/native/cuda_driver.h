@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string>
 
+#include "driver.h"
+
 namespace tf_optim_ext {
 
 using CudaResult = int;
@@ -36,13 +38,14 @@ struct CudaDriver {
 };
 
 // The driver, or null and why there is none.
-const CudaDriver* FindCudaDriver(std::string* reason);
+TF_OPTIM_EXT_EXPORT const CudaDriver* FindCudaDriver(std::string* reason);
 
 // What failed, and how the driver calls that.
-std::string CudaErrorText(const CudaDriver& driver, const std::string& what, CudaResult result);
+TF_OPTIM_EXT_EXPORT std::string CudaErrorText(const CudaDriver& driver, const std::string& what,
+                                              CudaResult result);
 
 // Makes the context of a stream that of this thread, for as long as it lives.
-class CudaScope {
+class TF_OPTIM_EXT_EXPORT CudaScope {
  public:
   CudaScope(const CudaDriver& driver, CudaStream stream);
   ~CudaScope();

@@ -262,4 +262,11 @@ std::shared_ptr<const CudaProgram> FindCudaProgram(const std::string& name, bool
   return found == Programs().end() ? nullptr : found->second;
 }
 
+std::shared_ptr<const CudaProgram> FindAnyCudaProgram(const std::string& name) {
+  const std::lock_guard<std::mutex> lock(programs_mutex);
+  for (const auto& [key, program] : Programs())
+    if (std::get<0>(key) == name) return program;
+  return nullptr;
+}
+
 }  // namespace tf_optim_ext

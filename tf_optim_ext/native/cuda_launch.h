@@ -18,7 +18,7 @@
 
 namespace tf_optim_ext {
 
-// What the launcher must know of a program; `description` in lowering/cuda.py.
+// What the launcher must know of a program; `Shape` in lowering/cuda.py.
 struct CudaShape {
   int arrays;  // weights, gradient and slots; of norms, gradients alone
   int hyperparameters;
@@ -37,8 +37,20 @@ struct CudaShape {
   int all_reductions() const;
 };
 
+// The same as what is checked before a step on processors.
+inline Kernel KernelOf(const CudaShape& shape) {
+  Kernel kernel{};
+  kernel.slots = shape.arrays - 2;
+  kernel.hyperparameters = shape.hyperparameters;
+  kernel.variable_scalars = shape.variable_scalars;
+  kernel.optimizer_scalars = shape.optimizer_scalars;
+  kernel.uses_size = shape.uses_size;
+  kernel.passes = shape.passes();
+  return kernel;
+}
+
 // The compiled kernels of a program, for one architecture.
-class CudaProgram {
+class TF_OPTIM_EXT_EXPORT CudaProgram {
  public:
   CudaProgram(CudaShape shape, std::string image)
       : shape_(std::move(shape)), image_(std::move(image)) {}
@@ -81,7 +93,7 @@ struct CudaScalars {
 };
 
 // A step that is planned, of which nothing has run.
-class CudaStep {
+class TF_OPTIM_EXT_EXPORT CudaStep {
  public:
   CudaStep(const CudaProgram& program, std::vector<CudaVariable> variables,
            const CudaScalars& scalars, bool rounds);
@@ -117,8 +129,11 @@ class CudaStep {
 // architecture. The latest one counts.
 void RegisterCudaProgram(const std::string& name, bool converts, int architecture,
                          std::shared_ptr<const CudaProgram> program);
-std::shared_ptr<const CudaProgram> FindCudaProgram(const std::string& name, bool converts,
-                                                   int architecture);
+TF_OPTIM_EXT_EXPORT std::shared_ptr<const CudaProgram> FindCudaProgram(
+    const std::string& name, bool converts, int architecture);
+
+// One of those of a name, whichever: what it needs is the same for all.
+TF_OPTIM_EXT_EXPORT std::shared_ptr<const CudaProgram> FindAnyCudaProgram(const std::string& name);
 
 }  // namespace tf_optim_ext
 

@@ -47,9 +47,7 @@ class CudaStepOp : public StepOpBase {
     const CudaStream stream = StreamOf(context);
     const CudaScope scope(*driver, stream);
     if (!scope.problem().empty()) return errors::Internal(scope.problem());
-    // Whichever form there is, it says what the rule needs.
-    auto program = FindCudaProgram(rule_, false, scope.architecture());
-    if (program == nullptr) program = FindCudaProgram(rule_, true, scope.architecture());
+    auto program = FindAnyCudaProgram(rule_);
     if (program == nullptr) return NotCompiled(scope);
     const Kernel kernel = KernelOf(program->shape());
 
@@ -67,7 +65,7 @@ class CudaStepOp : public StepOpBase {
     const Locks locks(variables);
     if (locks.repeated()) return errors::InvalidArgument("The same variable was given twice.");
     TF_RETURN_IF_ERROR(Check(context, kernel, variables));
-    if (Converts(context, variables)) program = FindCudaProgram(rule_, true, scope.architecture());
+    program = FindCudaProgram(rule_, Converts(context, variables), scope.architecture());
     if (program == nullptr) return NotCompiled(scope);
     const auto* functions = program->FunctionsIn(*driver, scope.context(), &reason);
     if (functions == nullptr) return errors::Internal(reason);
@@ -81,17 +79,6 @@ class CudaStepOp : public StepOpBase {
         "The kernels of ", rule_, " were not compiled for this GPU (sm_", scope.architecture(),
         ") in this process. They are when an optimizer takes its first step, or is traced. Steps in files "
         "run without them if they were traced under `tf_optim_ext.portable()`.");
-  }
-
-  static Kernel KernelOf(const CudaShape& shape) {
-    Kernel kernel{};
-    kernel.slots = shape.arrays - 2;
-    kernel.hyperparameters = shape.hyperparameters;
-    kernel.variable_scalars = shape.variable_scalars;
-    kernel.optimizer_scalars = shape.optimizer_scalars;
-    kernel.uses_size = shape.uses_size;
-    kernel.passes = shape.passes();
-    return kernel;
   }
 
   // The numbers of the step where they are; they stay there as long as these tensors live.
@@ -315,7 +302,7 @@ REGISTER_KERNEL_BUILDER(
 }  // namespace tf_optim_ext
 
 // What Python calls: keeps the compiled kernels of a rule, for steps that are taken later. `numbers` are
-// what `description` in lowering/cuda.py returns.
+// those of `Shape` in lowering/cuda.py.
 extern "C" __attribute__((visibility("default"))) void tf_optim_ext_keep_cuda_program(
     const char* name, int converts, int architecture, const char* image, int64_t image_bytes,
     const int64_t* numbers, int count) {

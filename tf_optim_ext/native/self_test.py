@@ -42,6 +42,11 @@ def problem_on_gpu(device):
     return _problem_of(lambda program: check_on_gpu(program, device))
 
 
+def problem_inside_xla_on_gpu(device):
+    """The same inside of XLA."""
+    return _problem_of(lambda program: check_inside_xla_on_gpu(program, device))
+
+
 def _problem_of(check):
     found: list[str | None] = [f"the self-test did not end within {SECONDS} seconds"]
 
@@ -93,29 +98,50 @@ def check(program):
 
 
 def check_on_gpu(program, device):
-    """Compares steps of a program on a GPU.
+    """Compares steps of a program on a GPU with those on the CPU.
 
     Raises:
         ValueError: they differ, or the program cannot run there.
     """
     for formats in (FORMATS, (tf.float32,) * len(WEIGHTS)):
-        converts = any(dtype != tf.float32 for dtype in formats)
-        if reason := cuda.prepare(program, device, converts, len(formats)):
-            raise ValueError(reason)
+        _prepare(program, device, formats)
         expected = _two_steps(program, "CPU:0", formats)
         for found, wanted in zip(_two_steps(program, device, formats), expected):
             if not np.allclose(found, wanted, rtol=TOLERANCE, atol=0):
                 raise ValueError(f"found {found.tolist()}, which should be {wanted.tolist()}")
 
 
-def _two_steps(program, device, formats):
+def check_inside_xla_on_gpu(program, device):
+    """Compares steps of a program inside of XLA with those outside, on a GPU.
+
+    Raises:
+        ValueError: they differ.
+    """
+    _prepare(program, device, FORMATS)
+    expected = _two_steps(program, device, FORMATS)
+    for found, wanted in zip(_two_steps(program, device, FORMATS, jit_compile=True), expected):
+        if found.tobytes() != wanted.tobytes():
+            raise ValueError(f"found {found.tolist()}, which should be {wanted.tolist()}")
+
+
+def _prepare(program, device, formats):
+    converts = any(dtype != tf.float32 for dtype in formats)
+    if reason := cuda.prepare(program, device, converts, len(formats)):
+        raise ValueError(reason)
+
+
+def _two_steps(program, device, formats, jit_compile=False):
     with tf.device(device):
         gradients = [tf.constant(g, dtype) for g, dtype in zip(GRADIENTS, formats)]
         steps = _Steps(program, device, formats)
-        for _ in range(STEPS):
-            steps.step(gradients)
+        step = steps.step
+        if jit_compile:  # as concrete function: see `check`
+            function = tf.function(steps.step, jit_compile=True, autograph=False)
+            step = function.get_concrete_function(gradients)
+        read = [step(gradients) for _ in range(STEPS)]
+        found = [*steps.weights, *steps.slots, *(w for weights in read for w in weights)]
         # Of float32, as some NumPy functions do not know bfloat16.
-        return [v.numpy().astype(np.float32) for v in (*steps.weights, *steps.slots)]
+        return [v.numpy().astype(np.float32) for v in found]
 
 
 class _Steps:
