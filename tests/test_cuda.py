@@ -14,10 +14,10 @@ import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variables, same
 
 import tf_optim_ext
-from tf_optim_ext import native, programs, targets
+from tf_optim_ext import clipping, native, programs, targets
 from tf_optim_ext.lowering import cuda as lowering
 from tf_optim_ext.lowering.scalars import Scalars
-from tf_optim_ext.native import cuda, nvrtc
+from tf_optim_ext.native import cuda, nvrtc, self_test
 
 ROUTE = "native (cuda)"
 # Odd sizes, none, one chunk of a kernel and a bit, and several.
@@ -209,6 +209,51 @@ class TestLaunches:
     def test_without_elements(self, stub):
         trained(tf_optim_ext.AdamW, [(0,), (0, 3)], steps=1)
         assert launches(stub) == [["scalars0", "1"]]
+
+
+class TestNorms:
+    @pytest.mark.parametrize("count", [1, 400])
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+    def test_sums_of_squares(self, dtype, count, stub):
+        rng = np.random.default_rng(0)
+        values = [tf.cast(rng.normal(size=s), dtype) for s in (*SHAPES, *[(3,)] * count)]
+        variables = [tf.Variable(v) for v in values]
+        norms = clipping.squared_norms(values, variables)
+        assert sorted({name for name, _ in launches(stub)} - {"scalars0"}) == ["pass0", "totals0"]
+        expected = [np.sum(np.asarray(v, np.float64) ** 2) for v in values]
+        np.testing.assert_allclose(norms, expected, rtol=1e-14)
+
+    def test_do_not_overflow(self, stub):
+        values = [tf.fill([3], 3e38), tf.constant([np.inf]), tf.constant([np.nan])]
+        norms = clipping.squared_norms(values, [tf.Variable(v) for v in values])
+        np.testing.assert_allclose(norms, [3 * float(np.float32(3e38)) ** 2, np.inf, np.nan])
+
+    def test_of_doubles_are_tensorflows(self, stub):
+        values = [tf.constant([3.0, 4.0], tf.float64)]
+        norms = clipping.squared_norms(values, [tf.Variable(v) for v in values])
+        assert not launches(stub)
+        np.testing.assert_array_equal(norms, [25.0])
+
+
+class TestSelfTest:
+    DEVICE = "/job:localhost/replica:0/task:0/device:CPU:0"
+
+    def test_passes(self, stub):
+        assert self_test.problem_on_gpu(self.DEVICE) is None
+        assert launches(stub)
+
+    def test_finds_what_is_wrong(self, monkeypatch, stub):
+        def wrong(source, architecture, options):
+            return emulated.compiled(source.replace("h[0] = ", "h[0] = 1.0 + "))
+
+        monkeypatch.setattr(nvrtc, "compiled", wrong)
+        assert "which should be" in self_test.problem_on_gpu(self.DEVICE)
+
+    def test_finds_what_does_not_run(self, stub):
+        stub.stub_fail(b"cuModuleLoadData", 0, OUT_OF_MEMORY)
+        problem = self_test.problem_on_gpu(self.DEVICE)
+        assert problem.startswith("the self-test failed: InternalError")
+        assert "cuModuleLoadData failed: CUDA_ERROR_OUT_OF_MEMORY" in problem
 
 
 class TestWhatIsReadElsewhere:

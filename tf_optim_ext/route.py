@@ -56,8 +56,9 @@ def compiles(on, chosen, gradients, lazy):
 
     Not eagerly under a strategy, where nothing remembers the function.
     """
-    is_sparse = any(type(g) is tf.IndexedSlices for g in gradients)
-    if chosen.startswith("native") or (lazy and is_sparse):
+    if chosen.startswith("native"):
+        return False
+    if lazy and any(type(g) is tf.IndexedSlices for g in gradients):
         return False
     forgotten = tf.executing_eagerly() and tf.distribute.has_strategy()
     return on.are_on_gpus and not (forgotten or _portable or compat.inside_xla())
