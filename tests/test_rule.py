@@ -9,7 +9,7 @@ import rules
 
 import tf_optim_ext
 from tf_optim_ext import programs
-from tf_optim_ext.lowering import cpp
+from tf_optim_ext.lowering import cpp, expressions
 from tf_optim_ext.lowering import numpy as numpy_lowering
 from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
 from tf_optim_ext.native import build
@@ -94,8 +94,8 @@ class TestTracing:
         traced -= {"input", "constant", "scalar"}
         assert traced == set(numpy_lowering.OPERATIONS)
         assert traced == set(tensorflow_lowering.OPERATIONS)
-        assert traced == set(cpp.FLOAT_OPERATIONS) | set(cpp.REDUCTIONS)
-        assert traced == set(cpp.DOUBLE_OPERATIONS) | set(cpp.COMBINE)
+        assert traced == set(expressions.FLOAT_OPERATIONS) | set(cpp.REDUCTIONS)
+        assert traced == set(expressions.DOUBLE_OPERATIONS) | set(cpp.COMBINE)
 
     def test_arguments_are_numbered_before_their_uses(self):
         for _, program in programs.all_programs():
