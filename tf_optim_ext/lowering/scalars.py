@@ -17,7 +17,8 @@ _LARGEST = float(np.finfo(np.float64).max)
 def _gathered(columns, count):
     """Rows of numbers and tensors, each of which is an input of the graph once."""
     different: dict[Any, tuple[int, Any]] = {}
-    positions = np.empty((count, len(columns)), np.int32)
+    # Not int32, whose constants TensorFlow keeps on the host, from which a GPU would wait for them.
+    positions = np.empty((count, len(columns)), np.int64)
     for k, column in enumerate(columns):
         for i in range(count):
             cell = column[i] if isinstance(column, list) else column
