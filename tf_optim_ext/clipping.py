@@ -2,8 +2,10 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import compat, native, route, targets
+from tf_optim_ext import compat, native, replica, route, targets
 from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
+
+_NAN = float("nan")
 
 
 def factors(gradients, variables, scale, limit, of_all):
@@ -22,13 +24,23 @@ def factors(gradients, variables, scale, limit, of_all):
     norms = squared_norms([getattr(g, "values", g) for g in gradients], variables)
     if of_all:
         norms = tf.reduce_sum(norms)
+    scale = _beside(norms, scale)
     norms = tf.sqrt(norms) * scale
-    limit = tf.cast(limit, tf.float64) if tf.is_tensor(limit) else tf.constant(limit, tf.float64)
+    limit = tf.cast(_beside(norms, limit), tf.float64)
     found = scale * limit / tf.maximum(norms, limit)
     if of_all:
         # As in Keras: one infinite gradient makes all of them NaN, and not all others zero.
-        found = tf.where(tf.math.is_finite(norms), found, float("nan"))
+        found = tf.where(tf.math.is_finite(norms), found, _beside(norms, _NAN))
     return tf.where(limit > 0, found, scale)
+
+
+def _beside(norms, value):
+    """A tensor as it is, and a number where norms are: to copy it there would wait for a GPU."""
+    if tf.is_tensor(value):
+        return value
+    if tf.executing_eagerly():
+        return replica.eager_constant(float(value), tf.float64, norms.device)
+    return tf.constant(value, tf.float64)
 
 
 def clipped(gradients, variables, limit, of_all):
