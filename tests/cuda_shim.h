@@ -14,10 +14,10 @@ struct Index {
 };
 static thread_local Index blockIdx;
 
-struct float4 {
+struct alignas(16) float4 {
   float x, y, z, w;
 };
-struct uint2 {
+struct alignas(8) uint2 {
   unsigned x, y;
 };
 
