@@ -13,7 +13,7 @@ import tf_optim_ext
 from tf_optim_ext import build, catalogue
 from tf_optim_ext.backends import numpy as numpy_lowering
 from tf_optim_ext.backends import tensorflow as tensorflow_lowering
-from tf_optim_ext.codegen import cpp
+from tf_optim_ext.codegen import cpp, expressions
 from tf_optim_ext.rule import (
     absolute,
     global_sum,
@@ -95,8 +95,8 @@ class TestTracing:
         traced -= {"input", "constant", "scalar"}
         assert traced == set(numpy_lowering.OPERATIONS)
         assert traced == set(tensorflow_lowering.OPERATIONS)
-        assert traced == set(cpp.FLOAT_OPERATIONS) | set(cpp.REDUCTIONS)
-        assert traced == set(cpp.DOUBLE_OPERATIONS) | set(cpp.COMBINE)
+        assert traced == set(expressions.FLOAT_OPERATIONS) | set(cpp.REDUCTIONS)
+        assert traced == set(expressions.DOUBLE_OPERATIONS) | set(cpp.COMBINE)
 
     def test_arguments_are_numbered_before_their_uses(self):
         for _, program in catalogue.all_programs():

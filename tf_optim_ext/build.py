@@ -4,7 +4,8 @@ The kernels are generated from the rules and compiled once per instruction set. 
 instruction set's flags: files that include TensorFlow's headers must not, because inline functions
 from there would be shared with the rest of the process.
 
-`python -m tf_optim_ext.build --source AdamW` prints the source of an optimizer's kernels.
+`python -m tf_optim_ext.build --source AdamW` prints the source of an optimizer's kernels; `--cuda`,
+that of those for GPUs.
 
 Environment variables: `CXX` (compiler, default `c++`), `TF_OPTIM_EXT_SANITIZE` (for example
 `address,undefined`; for tests of the library itself).
@@ -24,7 +25,7 @@ import tensorflow as tf
 
 from tf_optim_ext import catalogue
 from tf_optim_ext.backends.native.loader import HERE, LIBRARY, REPORT, XLA_LIBRARY
-from tf_optim_ext.codegen import cpp
+from tf_optim_ext.codegen import cpp, cuda
 
 SOURCES = pathlib.Path(__file__).parent / "csrc"
 
@@ -80,9 +81,9 @@ def compile_commands(compiler, kernels, folder, tensorflow_flags):
         commands.append([*common, *flags, "-c", str(source), "-o", objects[-1]])
 
     if tensorflow_flags is not None:
-        for name in ("op", "gradient_ops"):
+        for name in ("op", "cuda_op", "gradient_ops"):
             add(SOURCES / f"{name}.cc", name, ["-O2", "-w", *tensorflow_flags])
-    for name in ("driver", "row_sums", "huge_pages"):
+    for name in ("driver", "row_sums", "huge_pages", "cuda_driver", "cuda_launch"):
         add(SOURCES / f"{name}.cc", name, ["-O2", "-Wall", "-Wextra", *x86])
     for name in instruction_sets():
         define = f"-DTF_OPTIM_EXT_ISA={name}"
@@ -106,7 +107,12 @@ def compile_for_xla(output):
     folders = [SOURCES, external / "highwayhash", external / "farmhash_archive" / "src"]
     flags = ["-std=c++17", "-O2", "-w", "-fPIC", "-fvisibility=hidden"]
     flags += [*tf.sysconfig.get_compile_flags(), *(f"-I{folder}" for folder in folders)]
-    _run([*find_compiler(), *flags, "-c", str(SOURCES / "xla_step.cc"), "-o", str(output)])
+    output = pathlib.Path(output)
+    parts = []
+    for name in ("xla_step", "xla_cuda_step"):
+        parts.append(str(output.with_name(f"{name}_part.o")))
+        _run([*find_compiler(), *flags, "-c", str(SOURCES / f"{name}.cc"), "-o", parts[-1]])
+    _run([*find_compiler(), "-nostdlib", "-r", *parts, "-o", str(output)])
 
 
 def link_for_xla(compiled, target):
@@ -141,7 +147,7 @@ def build(target):
         sanitizers = os.environ.get("TF_OPTIM_EXT_SANITIZE")
         if sanitizers:
             link.append(f"-fsanitize={sanitizers}")
-        _run([*link, *tf.sysconfig.get_link_flags(), "-lpthread"])
+        _run([*link, *tf.sysconfig.get_link_flags(), "-lpthread", "-ldl"])
     return {
         "tensorflow": tf.__version__,
         "compiler": _run([*compiler, "--version"]).splitlines()[0],
@@ -183,16 +189,27 @@ def build_or_report(target):
     return report["error"]
 
 
-def print_source(names):
-    """Prints the kernels of optimizers, given the names of their classes."""
-    for title, program in catalogue.all_programs():
-        if title.split("(")[0] in names:
-            print(cpp.emit_program(program, title), end="\n\n")
+def sources(names):
+    """The kernels of optimizers, given the names of their classes."""
+    programs = [each for each in catalogue.all_programs() if each[0].split("(")[0] in names]
+    return "\n\n".join(cpp.emit_program(program, title) for title, program in programs)
+
+
+def cuda_sources(names):
+    """The same for GPUs, of those that there are."""
+    programs = [each for each in catalogue.all_programs() if each[0].split("(")[0] in names]
+    return "\n\n".join(
+        f"// {title}\n{cuda.emit(program)}"
+        for title, program in programs
+        if not cuda.why_not(program)
+    )
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--source"]:
-        print_source(sys.argv[2:])
+        print(sources(sys.argv[2:]))
+    elif sys.argv[1:2] == ["--cuda"]:
+        print(cuda_sources(sys.argv[2:]))
     else:
         problem = build_or_report(HERE)
         sys.exit(f"not built: {problem}" if problem else 0)

@@ -41,9 +41,9 @@ def add(variable, number):
 
 
 @functools.lru_cache(maxsize=256)
-def eager_constant(value, dtype):
+def eager_constant(value, dtype, device="CPU:0"):
     """A number or a tuple as an eager tensor, which takes a while to make."""
-    with tf.device("CPU:0"):
+    with tf.device(device):
         return tf.constant(value, dtype)
 
 

@@ -17,7 +17,8 @@ _LARGEST = float(np.finfo(np.float64).max)
 def _gathered(columns, count):
     """Rows of numbers and tensors, each of which is an input of the graph once."""
     different: dict[Any, tuple[int, Any]] = {}
-    positions = np.empty((count, len(columns)), np.int32)
+    # Not int32, whose constants TensorFlow keeps on the host, from which a GPU would wait for them.
+    positions = np.empty((count, len(columns)), np.int64)
     for k, column in enumerate(columns):
         for i in range(count):
             cell = column[i] if isinstance(column, list) else column
@@ -44,6 +45,7 @@ class Scalars:
         hyperparameters: dict from name to a float or scalar tensor, or to a list of these, with one
             for each variable.
         rounding: keys of the stochastic rounding of weights, for each variable; None: to nearest.
+        device: where constants are to be, of eager steps: to copy them to a GPU would wait for it.
     """
 
     finished: Any
@@ -51,6 +53,7 @@ class Scalars:
     gradient_scale: Any
     hyperparameters: dict
     rounding: list | None = None
+    device: str = "CPU:0"
 
     @functools.cached_property
     def step(self):
@@ -61,14 +64,15 @@ class Scalars:
     def scale(self):
         """`gradient_scale` as an op takes it."""
         if type(self.gradient_scale) is float and tf.executing_eagerly():
-            return replica.eager_constant(self.gradient_scale, tf.float64)
+            return replica.eager_constant(self.gradient_scale, tf.float64, self.device)
         return self.gradient_scale
 
     def rows(self, program):
         """Hyperparameters of a program: float64, of shape [1 or variables, names]."""
         columns = [self.hyperparameters[name] for name in program.hyperparameters]
         if tf.executing_eagerly() and all(type(column) in (float, int) for column in columns):
-            return replica.eager_constant((tuple(min(c, _LARGEST) for c in columns),), tf.float64)
+            row = tuple(min(c, _LARGEST) for c in columns)
+            return replica.eager_constant((row,), tf.float64, self.device)
         count = max([1, *(len(c) for c in columns if isinstance(c, list))])
         # Asking whether they are tensors would take longer than the step of a small model.
         cells = [x for c in columns for x in (c if isinstance(c, list) else [c])]
@@ -104,4 +108,6 @@ class Scalars:
             for name, value in self.hyperparameters.items()
         }
         rounding = self.rounding and [self.rounding[i] for i in indices]
-        return Scalars(self.finished, self.learning_rate, scale, hyperparameters, rounding)
+        return dataclasses.replace(
+            self, gradient_scale=scale, hyperparameters=hyperparameters, rounding=rounding
+        )

@@ -119,9 +119,7 @@ class Step(Configuration):
             variables,
             lambda: targets.of(program, variables, self.get_slot, self.scalars),
         )
-        # Not `isinstance`, which takes half a microsecond for this class.
-        is_sparse = any(type(g) is tf.IndexedSlices for g in gradients)
-        route = choose(program, on, is_sparse, lazy)
+        route = choose(program, on, gradients, lazy)
         # Each op that reads a number takes an eager step longer than the update of a small model.
         reader = on.device if on.packs_handles and route.is_native else None
         scalars = self._scalars(program, variables, gradient_scale, learning_rate, reader)

@@ -7,40 +7,9 @@ compiler vectorises, and one function per pass that computes, in double, the sca
 The frame around them (formats, threads, order of reductions) is `csrc/driver.h`.
 """
 
-from tf_optim_ext.rule import Program, language
+from tf_optim_ext.codegen import expressions
+from tf_optim_ext.rule import Program
 
-FLOAT_OPERATIONS = {
-    "add": "({} + {})",
-    "subtract": "({} - {})",
-    "multiply": "({} * {})",
-    "divide": "({} / {})",
-    "power": "power({}, {})",
-    "negative": "(-{})",
-    "sqrt": "__builtin_sqrtf({})",
-    "cbrt": "cube_root({})",
-    "absolute": "__builtin_fabsf({})",
-    "sign": "sign({})",
-    "exp": "exponential({})",
-    "log": "logarithm({})",
-    "minimum": "minimum({}, {})",
-    "maximum": "maximum({}, {})",
-    "less": "({} < {})",
-    "less_equal": "({} <= {})",
-    "greater": "({} > {})",
-    "greater_equal": "({} >= {})",
-    "equal": "({} == {})",
-    "not_equal": "({} != {})",
-    "where": "({} ? {} : {})",
-}
-DOUBLE_OPERATIONS = {
-    **FLOAT_OPERATIONS,
-    "power": "pow({}, {})",
-    "sqrt": "sqrt({})",
-    "cbrt": "cbrt({})",
-    "absolute": "fabs({})",
-    "exp": "exp({})",
-    "log": "log({})",
-}
 # Of a strip of elements, and of the lanes in the end.
 REDUCTIONS = {
     "reduce_sum": ("add_strip", "sum_of_lanes"),
@@ -58,78 +27,9 @@ def kernel_name(program):
     return f"rule_{program.fingerprint}"
 
 
-def _literal(value, suffix):
-    if value != value:
-        return "NAN"
-    if value in (float("inf"), float("-inf")):
-        return "INFINITY" if value > 0 else "(-INFINITY)"
-    return repr(value) + suffix if value >= 0 else f"({value!r}{suffix})"
-
-
-class _Body:
-    """The statements of one function: shared nodes get a name, others are written in place."""
-
-    def __init__(self, program, ctype, operations, leaves):
-        self._program = program
-        self._ctype = ctype
-        self._operations = operations
-        self._names = dict(leaves)
-        self.statements = []
-
-    def write(self, indices, shared):
-        for i in indices:
-            if i not in self._names and i in shared:
-                node = self._program.nodes[i]
-                text = self._inline(i)
-                self._names[i] = f"t{i}"
-                ctype = "bool" if node.is_condition else self._ctype
-                self.statements.append(f"const {ctype} t{i} = {text};")
-
-    def expression(self, i):
-        return self._names[i] if i in self._names else self._inline(i)
-
-    def _inline(self, i):
-        nodes = self._program.nodes
-        node = nodes[i]
-        if node.op == "constant":
-            return _literal(node.data, "f" if self._ctype == "float" else "")
-        operation = self._operations[node.op]
-        if node.op in ("minimum", "maximum") and node.tensor:
-            # A bound that is one number takes fewer instructions.
-            if not nodes[node.args[0]].tensor:
-                operation = f"{node.op}_of({{1}}, {{0}})"
-            elif not nodes[node.args[1]].tensor:
-                operation = f"{node.op}_of({{0}}, {{1}})"
-        return operation.format(*(self.expression(a) for a in node.args))
-
-
-def _shared(program, indices, roots):
-    """The nodes among `indices` that are used more than once or that a `where` chooses from.
-
-    Compilers turn a choice between two names into vector instructions, between expressions not
-    always.
-    """
-    uses = list(roots)
-    for i in indices:
-        node = program.nodes[i]
-        uses.extend(node.args * (2 if node.op == "where" else 1))
-    return {i for i in indices if uses.count(i) > 1 and program.nodes[i].op != "constant"}
-
-
-def _handed_over(program, stage):
-    """Scalars that the loop of a pass needs, in the order in which they are handed over."""
-    found = []
-    for i in program.needed(program.roots(stage)):
-        for arg in program.nodes[i].args:
-            node = program.nodes[arg]
-            if not node.tensor and node.op != "constant" and arg not in found:
-                found.append(arg)
-    return found
-
-
 def _scalars_function(program, stage):
-    handed = _handed_over(program, stage)
-    lines, body = _scalar_body(program, handed)
+    handed = expressions.handed_over(program, stage)
+    lines, body = expressions.scalar_body(program, handed)
     for position, i in enumerate(handed):
         lines.append(f"c[{position}] = static_cast<float>({body.expression(i)});")
     signature = f"static void scalars{stage}(const double* h, const double* r, float* c)"
@@ -138,7 +38,7 @@ def _scalars_function(program, stage):
 
 def _finish_function(program):
     outputs = program.scalar_outputs
-    lines, body = _scalar_body(program, list(outputs.values()))
+    lines, body = expressions.scalar_body(program, list(outputs.values()))
     for position, name in enumerate(program.state_scalars):
         before = f"h[{program.scalars.index(name)}]"
         value = body.expression(outputs[name]) if name in outputs else before
@@ -147,65 +47,27 @@ def _finish_function(program):
     return _function(signature, ["(void)h, (void)r;", *lines])
 
 
-def _scalar_body(program, roots):
-    """Statements that compute scalars, in double."""
-    cone = program.cone(roots, lambda i: not program.nodes[i].tensor)
-    leaves, lines = {}, []
-    reductions = [i for s in range(program.passes) for i in program.reductions(s)]
-    for i in cone:
-        node = program.nodes[i]
-        if node.op == "scalar":
-            leaves[i] = f"h_{node.data}"
-            lines.append(f"const double {leaves[i]} = h[{program.scalars.index(node.data)}];")
-        elif node.op in language.REDUCTIONS:
-            leaves[i] = f"r[{reductions.index(i)}]"
-    body = _Body(program, "double", DOUBLE_OPERATIONS, leaves)
-    body.write(cone, _shared(program, cone, roots))
-    return lines + body.statements, body
-
-
-def _array_names(program):
-    return ("w", "g", *program.slots)
-
-
 def _load_lines(program, stage, handed):
     reads, writes = program.accesses(stage)
     lines = []
-    for position, name in enumerate(_array_names(program)):
+    for position, name in enumerate(expressions.array_names(program)):
         if name in reads or name in writes:
             const = "" if name in writes else "const "
             lines.append(f"{const}float* __restrict p_{name} = a[{position}];")
     for position, i in enumerate(handed):
+        name = expressions.local_name(program, position, i)
         if program.nodes[i].is_condition:
-            lines.append(f"const bool {_local_name(program, position, i)} = c[{position}] != 0.0f;")
+            lines.append(f"const bool {name} = c[{position}] != 0.0f;")
         else:
-            lines.append(f"const float {_local_name(program, position, i)} = c[{position}];")
+            lines.append(f"const float {name} = c[{position}];")
     return lines
 
 
-def _local_name(program, position, i):
-    node = program.nodes[i]
-    return f"h_{node.data}" if node.op == "scalar" else f"c{position}"
-
-
-def _loop_body(program, stage, handed):
-    needed = program.needed(program.roots(stage))
-    leaves = {i: _local_name(program, position, i) for position, i in enumerate(handed)}
-    loads = []
-    for i in needed:
-        if program.nodes[i].op == "input":
-            name = program.nodes[i].data
-            leaves[i] = f"v_{name}"  # a slot may be called `i` or `double`
-            loads.append(f"const float v_{name} = p_{name}[i];")
-    body = _Body(program, "float", FLOAT_OPERATIONS, leaves)
-    body.write(needed, _shared(program, needed, program.roots(stage)))
-    return loads, body
-
-
 def _pass_function(program, stage):
-    handed = _handed_over(program, stage)
+    handed = expressions.handed_over(program, stage)
     head = ["(void)c, (void)r;", *_load_lines(program, stage, handed)]
-    loads, body = _loop_body(program, stage, handed)
+    arrays, body = expressions.loop_body(program, stage, handed)
+    loads = [f"const float v_{name} = p_{name}[i];" for name in arrays]
     signature = (
         f"static void pass{stage}(const int64_t n, float* const* a, const float* c, double* r)"
     )
@@ -239,7 +101,7 @@ def _pass_function(program, stage):
 def _blocks(program, stage, begin, end, lines):
     """A loop over elements, in blocks, ahead of each of which memory is asked for."""
     reads, writes = program.accesses(stage)
-    fetched = [name for name in _array_names(program) if name in reads or name in writes]
+    fetched = [name for name in expressions.array_names(program) if name in reads or name in writes]
     return [
         f"for (int64_t block = {begin}; block < {end}; block += kFetched) {{",
         "  // Beyond n may be what is not needed: other rows of a table.",
@@ -261,11 +123,11 @@ def _function(signature, lines):
 
 
 def _mask(program, names):
-    return sum(1 << i for i, name in enumerate(_array_names(program)) if name in names)
+    return sum(1 << i for i, name in enumerate(expressions.array_names(program)) if name in names)
 
 
 def _check_limits(program, title):
-    scalars = max(len(_handed_over(program, stage)) for stage in range(program.passes))
+    scalars = max(len(expressions.handed_over(program, stage)) for stage in range(program.passes))
     reductions = sum(len(program.reductions(stage)) for stage in range(program.passes))
     for count, limit, what in (
         (len(program.slots), MAX_ARRAYS - 2, "slots"),
@@ -300,7 +162,7 @@ def emit_program(program, title):
         f"{str(program.by_row).lower()}, {program.passes}, passes, "
         f"{'finish' if program.state_scalars else 'nullptr'}}};"
     )
-    arrays = ", ".join(_array_names(program))
+    arrays = ", ".join(expressions.array_names(program))
     scalars = ", ".join(program.scalars)
     comment = f"// {title}\n// arrays: {arrays}\n// scalars: {scalars}"
     return "\n\n".join(

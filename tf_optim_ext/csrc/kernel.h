@@ -4,6 +4,10 @@
 
 #include <stdint.h>
 
+#define TF_OPTIM_EXT_INLINE static inline
+
+#include "random_bits.h"
+
 namespace tf_optim_ext {
 
 // How the elements of an array are stored. Kernels run over all but the last, of which there are norms.
@@ -11,21 +15,6 @@ enum Format : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kFloat64 = 3 };
 
 // How the partial results of a reduction become one: over a variable, or over all variables.
 enum Combine : int { kSum = 0, kMax = 1, kGlobalSum = 2 };
-
-// A permutation of all numbers of 32 bits without visible order (Wellons, "Prospecting for hash
-// functions", whose constants these are), which makes the numbers of stochastic rounding.
-static inline uint32_t Scramble(uint32_t x) {
-  x ^= x >> 16;
-  x *= 0x7feb352du;
-  x ^= x >> 15;
-  x *= 0x846ca68bu;
-  return x ^ x >> 16;
-}
-
-// Of one variable and step, from the key of the variable.
-static inline uint32_t RoundingKey(uint32_t key, uint32_t step) {
-  return Scramble(step * 0x9e3779b1u + key);
-}
 
 // The first of the step's scalars. The rule's hyperparameters follow, then its state of one number
 // for each variable, then its state of one number for all variables.

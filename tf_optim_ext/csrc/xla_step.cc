@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "cuda_launch.h"
 #include "op_common.h"
 #include "tensorflow/compiler/tf2xla/shape_util.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
@@ -31,7 +32,7 @@ constexpr char kWrongWeights[] =
     "`use_training_weights()` before computing them.";
 
 // Python takes the kernels out of use if they fail their test.
-std::atomic<bool> in_use{true};
+std::atomic<bool> in_use{true}, in_use_on_gpus{true};
 
 Format FormatOf(ffi::DataType dtype) {
   if (dtype == ffi::DataType::BF16) return kBFloat16;
@@ -126,11 +127,11 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
   }
 
   void Compile(tensorflow::XlaOpKernelContext* context) override {
-    OP_REQUIRES(context, in_use.load() && by_rows_.empty(), errors::InvalidArgument(kInsideXla));
-    const Table* const table = table_in_use.load();
-    const Kernel* const kernel = table == nullptr ? nullptr : FindKernel(*table, rule_);
-    OP_REQUIRES(context, kernel != nullptr,
+    OP_REQUIRES(context, IsInUse() && by_rows_.empty(), errors::InvalidArgument(kInsideXla));
+    Kernel found;
+    OP_REQUIRES(context, Find(rule_, &found),
                 errors::NotFound("The native library has no kernel ", rule_, "."));
+    const Kernel* const kernel = &found;
     const int tensors = count_ + slots_, state = tensors + scalars_;
     OP_REQUIRES(context,
                 slots_ == count_ * kernel->slots && context->num_inputs() == state + count_ + 4 &&
@@ -168,6 +169,16 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
     for (int i = 0; i < state; ++i)
       OP_REQUIRES_OK(context,
                      context->AssignVariable(i, types[i], xla::GetTupleElement(updated, i)));
+  }
+
+ protected:
+  virtual bool IsInUse() const { return in_use.load(); }
+
+  virtual bool Find(const std::string& rule, Kernel* kernel) const {
+    const Table* const table = table_in_use.load();
+    const Kernel* const found = table == nullptr ? nullptr : FindKernel(*table, rule);
+    if (found != nullptr) *kernel = *found;
+    return found != nullptr;
   }
 
  private:
@@ -211,6 +222,21 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
   std::vector<int64_t> rounding_;
 };
 
+// The same on a GPU; the call is in "xla_cuda_step.cc".
+class XlaCudaStepOp : public XlaStepOp {
+ public:
+  using XlaStepOp::XlaStepOp;
+
+ protected:
+  bool IsInUse() const override { return in_use_on_gpus.load(); }
+
+  bool Find(const std::string& rule, Kernel* kernel) const override {
+    const auto program = FindAnyCudaProgram(rule);
+    if (program != nullptr) *kernel = KernelOf(program->shape());
+    return program != nullptr;
+  }
+};
+
 // Sums of squares by operations of XLA, for clipping by norm.
 class XlaSquaredNormsOp : public tensorflow::XlaOpKernel {
  public:
@@ -235,9 +261,17 @@ class XlaSquaredNormsOp : public tensorflow::XlaOpKernel {
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device("XLA_CPU_JIT").Priority(1), XlaStepOp);
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device("XLA_CPU_JIT").Priority(1),
                         XlaSquaredNormsOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device("XLA_GPU_JIT").Priority(1), XlaCudaStepOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device("XLA_GPU_JIT").Priority(1),
+                        XlaSquaredNormsOp);
 
 }  // namespace tf_optim_ext
 
 extern "C" __attribute__((visibility("default"))) void tf_optim_ext_use_inside_xla(int use) {
   tf_optim_ext::in_use.store(use != 0);
+}
+
+extern "C" __attribute__((visibility("default"))) void tf_optim_ext_use_inside_xla_on_gpus(
+    int use) {
+  tf_optim_ext::in_use_on_gpus.store(use != 0);
 }

@@ -3,9 +3,11 @@
 import tensorflow as tf
 
 from tf_optim_ext import _keras
-from tf_optim_ext.backends import native
+from tf_optim_ext.backends import native, replica
 from tf_optim_ext.backends import tensorflow as tensorflow_lowering
 from tf_optim_ext.engine import route, targets
+
+_NAN = float("nan")
 
 
 def factors(gradients, variables, scale, limit, of_all):
@@ -24,13 +26,23 @@ def factors(gradients, variables, scale, limit, of_all):
     norms = squared_norms([getattr(g, "values", g) for g in gradients], variables)
     if of_all:
         norms = tf.reduce_sum(norms)
+    scale = _beside(norms, scale)
     norms = tf.sqrt(norms) * scale
-    limit = tf.cast(limit, tf.float64) if tf.is_tensor(limit) else tf.constant(limit, tf.float64)
+    limit = tf.cast(_beside(norms, limit), tf.float64)
     found = scale * limit / tf.maximum(norms, limit)
     if of_all:
         # As in Keras: one infinite gradient makes all of them NaN, and not all others zero.
-        found = tf.where(tf.math.is_finite(norms), found, float("nan"))
+        found = tf.where(tf.math.is_finite(norms), found, _beside(norms, _NAN))
     return tf.where(limit > 0, found, scale)
+
+
+def _beside(norms, value):
+    """A tensor as it is, and a number where norms are: to copy it there would wait for a GPU."""
+    if tf.is_tensor(value):
+        return value
+    if tf.executing_eagerly():
+        return replica.eager_constant(float(value), tf.float64, norms.device)
+    return tf.constant(value, tf.float64)
 
 
 def clipped(gradients, variables, limit, of_all):
@@ -68,4 +80,6 @@ def _at(place, gradients):
     if place is None:
         return native.squared_norms(gradients)
     with tf.device(place):
+        if route.has_norms_on_gpu(place, gradients):
+            return native.squared_norms(gradients)
         return tensorflow_lowering.squared_norms(gradients)

@@ -18,6 +18,9 @@ def run(program, on, gradients, scalars, route, lazy):
         route: the `Route` to take.
         lazy: whether rows without gradient are left alone; otherwise their gradient is zero.
     """
+    if route.is_on_gpus:
+        scalars.device = on.device or scalars.device
+        gradients = sparse.all_dense(gradients, on.weights)
     if route.is_native:
         for group in on.groups:
             own = [gradients[i] for i in group.members]

@@ -7,6 +7,13 @@ import tensorflow as tf
 
 from tf_optim_ext import _keras
 from tf_optim_ext.backends import native
+from tf_optim_ext.backends.native import cuda
+from tf_optim_ext.codegen import cuda as codegen
+from tf_optim_ext.engine import targets
+
+CUDA = "cuda"
+_OF_16_BITS = frozenset(dtype.as_datatype_enum for dtype in (tf.bfloat16, tf.float16))
+_FLOAT64 = frozenset([tf.float64.as_datatype_enum])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +22,8 @@ class Route:
 
     Attributes:
         kind: "native", "tensorflow"; "none" before the first step.
-        reason: of a native step, the instruction set of its kernels; otherwise why it is no native
-            one.
+        reason: of a native step, the instruction set of its kernels, or "cuda"; otherwise why it is
+            no native one.
         inside_xla: whether a native step is part of an XLA program.
         compiled: whether a step of TensorFlow's ops is a function that XLA compiles.
     """
@@ -29,6 +36,10 @@ class Route:
     @property
     def is_native(self):
         return self.kind == "native"
+
+    @property
+    def is_on_gpus(self):
+        return self.is_native and self.reason == CUDA
 
     def __str__(self):
         if not self.is_native:
@@ -77,25 +88,61 @@ def _why_no_native_step():
     return "inside portable()" if _portable else native.why_not()
 
 
-def choose(program, on, is_sparse, lazy):
+def choose(program, on, gradients, lazy):
     """The route of a step that is being traced or run now.
 
     Args:
         program: a `Program`.
         on: the `Targets`.
-        is_sparse: whether some gradients are `tf.IndexedSlices`.
-        lazy: whether rows without gradient are left alone then.
+        gradients: list of gradients.
+        lazy: whether rows without gradient are left alone.
 
     Returns:
         A `Route`.
     """
-    route = choose_for(program, on.obstacle, is_sparse)
-    if route.is_native or not on.are_on_gpus or (lazy and is_sparse):
-        return route
+    # Not `isinstance`, which takes half a microsecond for this class.
+    is_sparse = any(type(g) is tf.IndexedSlices for g in gradients)
+    if not on.are_on_gpus:
+        return choose_for(program, on.obstacle, is_sparse)
+    by_rows = lazy and is_sparse
+    if not (reason := _why_no_native_step()):
+        if not (reason := _why_not_on_gpus(program, on, gradients, by_rows)):
+            return Route("native", CUDA, _keras.inside_xla())
+        reason = f"{on.obstacle} ({reason})"
     # Eagerly under a strategy, nothing remembers a compiled function.
     forgotten = tf.executing_eagerly() and tf.distribute.has_strategy()
-    compiled = not (forgotten or _portable or _keras.inside_xla())
-    return dataclasses.replace(route, compiled=compiled)
+    compiled = not (by_rows or forgotten or _portable or _keras.inside_xla())
+    return Route("tensorflow", reason, compiled=compiled)
+
+
+def _why_not_on_gpus(program, on, gradients, by_rows):
+    if by_rows:
+        return "only some rows are updated"
+    if reason := on.obstacle_on_gpus or codegen.why_not(program):
+        return reason
+    converts = on.have_16_bits or _any_has_dtype(gradients, _OF_16_BITS)
+    for device in on.devices:
+        reason = native.why_not_on_gpu(device)
+        reason = reason or cuda.prepare(program, device, converts, len(gradients))
+        if _keras.inside_xla() and not reason:
+            reason = native.why_not_inside_xla_on_gpu(device)
+        if reason:
+            return reason
+    return None
+
+
+def _any_has_dtype(gradients, dtypes):
+    return any(_keras.has_dtype(getattr(g, "values", g), dtypes) for g in gradients)
+
+
+def has_norms_on_gpu(device, gradients):
+    """Whether native kernels compute norms on a device, given its name."""
+    if not targets.is_gpu(device) or native.why_not_on_gpu(device):
+        return False
+    if _any_has_dtype(gradients, _FLOAT64):
+        return False
+    converts = _any_has_dtype(gradients, _OF_16_BITS)
+    return cuda.prepare_norms(device, converts, len(gradients)) is None
 
 
 def choose_for(program, obstacle, is_sparse):

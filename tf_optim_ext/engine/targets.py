@@ -40,7 +40,31 @@ class Targets:
         for variable in self.weights:
             if reason := obstacle(variable):
                 return reason
-        if self.is_joint and len({variable.device for variable in self.weights}) > 1:
+        return self._obstacle_of_joint_rule
+
+    @functools.cached_property
+    def obstacle_on_gpus(self):
+        """Why kernels for GPUs cannot update these variables, which are there; or None."""
+        for variable in self.weights:
+            if variable.dtype not in native.FORMATS:
+                return _of_dtype(variable)
+        devices = [variable.device for variable in self.weights]
+        beside = [*self.slots, *self.variable_scalars]
+        beside += [[scalar] * len(devices) for scalar in self.optimizer_scalars]
+        for variables in beside:
+            if [variable.device for variable in variables] != devices:
+                return "state on another device than the weights"
+        return self._obstacle_of_joint_rule
+
+    @functools.cached_property
+    def have_16_bits(self):
+        """Whether some weights or slots are of 16 bits."""
+        variables = [*self.weights, *(v for slot in self.slots for v in slot)]
+        return any(variable.dtype.size == 2 for variable in variables)
+
+    @property
+    def _obstacle_of_joint_rule(self):
+        if self.is_joint and len(self.devices) > 1:
             return "a rule over all variables, and weights on several devices"
         return None
 
@@ -65,10 +89,14 @@ class Targets:
         return {}
 
     @functools.cached_property
+    def devices(self):
+        """Names of the devices of the weights."""
+        return list(dict.fromkeys(weight.device for weight in self.weights))
+
+    @property
     def device(self):
         """Name of the device of all weights; None if there are several."""
-        devices = {weight.device for weight in self.weights}
-        return devices.pop() if len(devices) == 1 else None
+        return self.devices[0] if len(self.devices) == 1 else None
 
     @functools.cached_property
     def groups(self):
@@ -89,17 +117,23 @@ class Targets:
             )
             for device, positions in members.items()
         ]
-        return [group.packed() for group in groups] if self.packs_handles else groups
+        if not self.packs_handles:
+            return groups
+        return [group.packed(is_gpu(group.device)) for group in groups]
 
 
 def obstacle(variable):
     """Why the native library cannot update a `tf.Variable`, or None."""
     if variable.dtype not in native.FORMATS:
-        return f"weights of dtype {variable.dtype.name}"
+        return _of_dtype(variable)
     if not tf.DeviceSpec.from_string(variable.device).device_type and _keras.has_gpus():
         # In a graph, whose devices are chosen when a session runs it.
         return "weights that may be placed on a GPU"
     return elsewhere(variable.device)
+
+
+def _of_dtype(variable):
+    return f"weights of dtype {variable.dtype.name}"
 
 
 def elsewhere(device):
@@ -107,6 +141,11 @@ def elsewhere(device):
     if _local_kind(device, _keras.local_task()) in (None, "CPU"):
         return None
     return f"weights on {device}"
+
+
+def is_gpu(device):
+    """Whether a device, given its name, is a GPU of this process."""
+    return _local_kind(device, _keras.local_task()) == "GPU"
 
 
 @functools.lru_cache(maxsize=256)

@@ -16,7 +16,11 @@ from tf_optim_ext.backends.native.operations import (
     stream,
     sum_rows,
 )
-from tf_optim_ext.backends.native.self_test import why_not_inside_xla
+from tf_optim_ext.backends.native.self_test import (
+    why_not_inside_xla,
+    why_not_inside_xla_on_gpu,
+    why_not_on_gpu,
+)
 
 __all__ = [
     "FORMATS",
@@ -32,4 +36,6 @@ __all__ = [
     "use",
     "why_not",
     "why_not_inside_xla",
+    "why_not_inside_xla_on_gpu",
+    "why_not_on_gpu",
 ]

@@ -2,7 +2,8 @@
 
 The environment variable `TF_OPTIM_EXT_NATIVE` chooses the instruction set (`baseline`, `avx2`,
 `avx512`) or none (`off`). By default the best one that the processor has is used.
-Steps inside of XLA on a CPU are native by a second library, unless `TF_OPTIM_EXT_XLA=off`.
+Steps inside of XLA on a CPU are native by a second library, unless `TF_OPTIM_EXT_XLA=off`; those on
+GPUs by kernels that are compiled at run time (`cuda.py`), unless `TF_OPTIM_EXT_CUDA=off`.
 """
 
 import ctypes
@@ -36,6 +37,19 @@ class _Library:
             self._functions.tf_optim_ext_kernel(i).decode() for i in range(count)
         )
         self.instruction_set = None
+
+    def keep_cuda_program(self, name, converts, architecture, image, numbers):
+        """Hands compiled kernels for GPUs to the library; see `cuda.prepare`."""
+        array = (ctypes.c_int64 * len(numbers))(*numbers)
+        self._functions.tf_optim_ext_keep_cuda_program(
+            name.encode(),
+            int(converts),
+            architecture,
+            image,
+            ctypes.c_int64(len(image)),
+            array,
+            len(numbers),
+        )
 
     def use(self, instruction_set):
         """Switches to an instruction set; returns whether that was possible."""
@@ -116,6 +130,16 @@ def _loaded():
 def loaded_for_xla():
     """The library for steps inside of XLA, or None, and why it is None."""
     return _load_for_xla()
+
+
+def why_no_library_for_xla():
+    """Why the library for steps inside of XLA is not in use, or None if it is."""
+    return loaded_for_xla()[1]
+
+
+def use_inside_xla_on_gpus(use):
+    """Whether functions with steps on GPUs that were traced outside of XLA may run inside."""
+    loaded_for_xla()[0].tf_optim_ext_use_inside_xla_on_gpus(use)
 
 
 def load():

@@ -35,18 +35,27 @@ class Group:
     slots: list
     scalars: list
 
-    def packed(self):
+    def packed(self, is_on_gpu):
         """The same with one tensor for all handles of a kind.
 
         TensorFlow takes 2 to 3 microseconds for each input of an eager op. In a graph, the order of
         ops that use the same variable would be lost with the handles, and so would saving it.
         """
+        pack = _packed_on_gpu if is_on_gpu else _packed
         with tf.device(self.device):
             weights, slots, scalars = (
-                [tf.raw_ops.Pack(values=handles)] if handles else []
+                [pack(handles)] if handles else []
                 for handles in (self.weights, self.slots, self.scalars)
             )
         return Group(self.device, self.members, weights, slots, scalars)
+
+
+def _packed(handles):
+    return tf.raw_ops.Pack(values=handles)
+
+
+def _packed_on_gpu(handles):
+    return library().ops.tf_optim_ext_handles(handles=handles)
 
 
 def step(program, group, gradients, scalars, lazy=False):

@@ -1,7 +1,7 @@
-"""Steps inside of XLA that are compared with those outside, before others rely on them.
+"""Steps that are compared with plain ones on the CPU, before others rely on their kind.
 
-The library for XLA uses parts of TensorFlow that are not meant for others. What goes wrong there
-must not become wrong weights.
+The library for XLA uses parts of TensorFlow that are not meant for others, and kernels for GPUs are
+compiled at run time. What goes wrong there must not become wrong weights.
 """
 
 import functools
@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_optim_ext.backends.native.loader import loaded_for_xla
+from tf_optim_ext.backends.native import cuda
+from tf_optim_ext.backends.native.loader import (
+    loaded_for_xla,
+    use_inside_xla_on_gpus,
+    why_no_library_for_xla,
+)
 from tf_optim_ext.backends.native.operations import Group, step
 from tf_optim_ext.backends.scalars import Scalars
 from tf_optim_ext.rule import lerp, sqrt, square, trace
@@ -41,8 +46,26 @@ GRADIENTS: tuple[Any, ...] = ([0.5, 0.25, -2.0], [[1.0, -4.0]], 2.0)
 FORMATS = (tf.float32, tf.bfloat16, tf.float32)
 
 
+# Powers are computed differently.
+TOLERANCE = 1e-6
+
+
 def problem():
     """Why steps inside of XLA cannot be relied on, or None if they can."""
+    return _problem_of(check)
+
+
+def problem_on_gpu(device):
+    """Why steps on a GPU, given its name, cannot be relied on, or None if they can."""
+    return _problem_of(lambda program: check_on_gpu(program, device))
+
+
+def problem_inside_xla_on_gpu(device):
+    """The same inside of XLA."""
+    return _problem_of(lambda program: check_inside_xla_on_gpu(program, device))
+
+
+def _problem_of(check):
     found: list[str | None] = [f"the self-test did not end within {SECONDS} seconds"]
 
     def run():
@@ -92,10 +115,58 @@ def check(program):
                 _compare("weights of a known step", inside.weights, known)
 
 
+def check_on_gpu(program, device):
+    """Compares steps of a program on a GPU with those on the CPU.
+
+    Raises:
+        ValueError: they differ, or the program cannot run there.
+    """
+    for formats in (FORMATS, (tf.float32,) * len(WEIGHTS)):
+        _prepare(program, device, formats)
+        expected = _two_steps(program, "CPU:0", formats)
+        for found, wanted in zip(_two_steps(program, device, formats), expected):
+            if not np.allclose(found, wanted, rtol=TOLERANCE, atol=0):
+                raise ValueError(f"found {found.tolist()}, which should be {wanted.tolist()}")
+
+
+def check_inside_xla_on_gpu(program, device):
+    """Compares steps of a program inside of XLA with those outside, on a GPU.
+
+    Raises:
+        ValueError: they differ.
+    """
+    _prepare(program, device, FORMATS)
+    expected = _two_steps(program, device, FORMATS)
+    for found, wanted in zip(_two_steps(program, device, FORMATS, jit_compile=True), expected):
+        if found.tobytes() != wanted.tobytes():
+            raise ValueError(f"found {found.tolist()}, which should be {wanted.tolist()}")
+
+
+def _prepare(program, device, formats):
+    converts = any(dtype != tf.float32 for dtype in formats)
+    if reason := cuda.prepare(program, device, converts, len(formats)):
+        raise ValueError(reason)
+
+
+def _two_steps(program, device, formats, jit_compile=False):
+    with tf.device(device):
+        gradients = [tf.constant(g, dtype) for g, dtype in zip(GRADIENTS, formats)]
+        steps = _Steps(program, device, formats)
+        step = steps.step
+        if jit_compile:  # as concrete function: see `check`
+            function = tf.function(steps.step, jit_compile=True, autograph=False)
+            step = function.get_concrete_function(gradients)
+        read = [step(gradients) for _ in range(STEPS)]
+        found = [*steps.weights, *steps.slots, *(w for weights in read for w in weights)]
+        # Of float32, as some NumPy functions do not know bfloat16.
+        return [v.numpy().astype(np.float32) for v in found]
+
+
 class _Steps:
-    def __init__(self, program):
+    def __init__(self, program, device="CPU:0", formats=FORMATS):
         self._program = program
-        self.weights = [tf.Variable(w, dtype=dtype) for w, dtype in zip(WEIGHTS, FORMATS)]
+        self._device = device
+        self.weights = [tf.Variable(w, dtype=dtype) for w, dtype in zip(WEIGHTS, formats)]
         self.slots = [
             tf.Variable(tf.fill(v.shape, 0.25)) for _ in program.slots for v in self.weights
         ]
@@ -104,7 +175,7 @@ class _Steps:
         """Takes a step; returns the weights before it."""
         before = [tf.identity(v) for v in self.weights]
         group = Group(
-            "CPU:0",
+            self._device,
             list(range(len(self.weights))),
             [v.handle for v in self.weights],
             [v.handle for v in self.slots],
@@ -136,4 +207,24 @@ def why_not_inside_xla():
     reason = problem()
     if reason:  # then functions that were traced outside of XLA must not rely on it either
         library.tf_optim_ext_use_inside_xla(False)
+    return reason
+
+
+@functools.cache
+def why_not_on_gpu(device):
+    """Why steps on a GPU are not native, given its name, or None if they are.
+
+    The first call takes steps there to see whether they are right.
+    """
+    return cuda.why_unavailable(device) or problem_on_gpu(device)
+
+
+@functools.cache
+def why_not_inside_xla_on_gpu(device):
+    """The same inside of XLA; also compiles a step there in its first call."""
+    if reason := why_not_on_gpu(device) or why_no_library_for_xla():
+        return reason
+    reason = problem_inside_xla_on_gpu(device)
+    if reason:  # then functions that were traced outside of XLA must not rely on it either
+        use_inside_xla_on_gpus(False)
     return reason
