@@ -339,6 +339,32 @@ class TestOnAGpu:
             step([tf.ones([7]), tf.ones([7])], [first, second])
         assert_close([first], [second])
 
+    @EAGERLY_OR_NOT
+    def test_weights_on_the_cpu_are_left_there(self, graph, gpu):
+        def make():
+            return tf_optim_ext.AdamW(0.1, global_clipnorm=0.1)
+
+        with tf.device("CPU:0"):
+            actual, route = trained(make, graph)
+        assert route == f"native ({native.instruction_set()})"
+        actual_on_gpu, expected = on_both(make, gpu, graph=graph)
+        assert same(actual, expected)
+        assert_close(actual_on_gpu, expected)
+
+    @EAGERLY_OR_NOT
+    def test_gradients_elsewhere(self, graph, gpu):
+        with tf.device(gpu):
+            there = tf.ones([7])
+        with tf.device("CPU:0"):
+            variable, here = tf.Variable(tf.ones([7])), tf.ones([7])
+        expected = tf.Variable(tf.ones([7]))
+        for gradient, weights in ((there, variable), (here, expected)):
+            optimizer = tf_optim_ext.AdamW(0.1, global_clipnorm=0.1)
+            optimizer.build([weights])
+            step = tf.function(optimizer.apply) if graph else optimizer.apply
+            step([gradient], [weights])
+        assert_close([variable], [expected])
+
     def test_state_is_where_the_weights_are(self, gpu):
         with tf.device(gpu):
             variables = make_variables("tf")

@@ -1,5 +1,7 @@
 """Clipping by norms: the factors that gradients get."""
 
+import contextlib
+
 import tensorflow as tf
 
 from tf_optim_ext import _keras
@@ -65,7 +67,7 @@ def squared_norms(gradients, variables):
     devices = [_keras.tensorflow_variable(variable).device for variable in variables]
     elsewhere = {device for device in set(devices) if targets.elsewhere(device)}
     if not elsewhere:
-        return native.squared_norms(gradients)
+        return _at(None, gradients)
     places: dict[str | None, list[int]] = {}
     for i, device in enumerate(devices):
         places.setdefault(device if device in elsewhere else None, []).append(i)
@@ -78,7 +80,9 @@ def squared_norms(gradients, variables):
 
 def _at(place, gradients):
     if place is None:
-        return native.squared_norms(gradients)
+        # The op has a kernel for GPUs as well, where TensorFlow would rather run it.
+        with tf.device("CPU:0") if _keras.has_gpus() else contextlib.nullcontext():
+            return native.squared_norms(gradients)
     with tf.device(place):
         if route.has_norms_on_gpu(place, gradients):
             return native.squared_norms(gradients)

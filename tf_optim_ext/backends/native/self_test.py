@@ -29,7 +29,8 @@ def _descend(w, g, s, h):
 def _descend_with_slots(w, g, s, h):
     s.m = lerp(g, s.m, h.beta_1)
     s.v = lerp(square(g), s.v, h.beta_2)
-    return w - h.learning_rate * s.m / (sqrt(s.v) + h.epsilon)
+    rate = h.learning_rate / (1 - h.beta_1**h.step)
+    return w - rate * s.m / (sqrt(s.v) + h.epsilon)
 
 
 PROBES = (
@@ -121,12 +122,11 @@ def check_on_gpu(program, device):
     Raises:
         ValueError: they differ, or the program cannot run there.
     """
-    for formats in (FORMATS, (tf.float32,) * len(WEIGHTS)):
-        _prepare(program, device, formats)
-        expected = _two_steps(program, "CPU:0", formats)
-        for found, wanted in zip(_two_steps(program, device, formats), expected):
-            if not np.allclose(found, wanted, rtol=TOLERANCE, atol=0):
-                raise ValueError(f"found {found.tolist()}, which should be {wanted.tolist()}")
+    formats = _prepared(program, device)
+    expected = _two_steps(program, "CPU:0", formats)
+    for found, wanted in zip(_two_steps(program, device, formats), expected):
+        if not np.allclose(found, wanted, rtol=TOLERANCE, atol=0):
+            raise ValueError(f"found {found.tolist()}, which should be {wanted.tolist()}")
 
 
 def check_inside_xla_on_gpu(program, device):
@@ -135,17 +135,19 @@ def check_inside_xla_on_gpu(program, device):
     Raises:
         ValueError: they differ.
     """
-    _prepare(program, device, FORMATS)
-    expected = _two_steps(program, device, FORMATS)
-    for found, wanted in zip(_two_steps(program, device, FORMATS, jit_compile=True), expected):
+    formats = _prepared(program, device)
+    expected = _two_steps(program, device, formats)
+    for found, wanted in zip(_two_steps(program, device, formats, jit_compile=True), expected):
         if found.tobytes() != wanted.tobytes():
             raise ValueError(f"found {found.tolist()}, which should be {wanted.tolist()}")
 
 
-def _prepare(program, device, formats):
-    converts = any(dtype != tf.float32 for dtype in formats)
-    if reason := cuda.prepare(program, device, converts, len(formats)):
+def _prepared(program, device):
+    """Compiles a program; returns the formats of weights: each form of kernels is tested once."""
+    converts = not program.slots
+    if reason := cuda.prepare(program, device, converts, len(WEIGHTS)):
         raise ValueError(reason)
+    return FORMATS if converts else (tf.float32,) * len(WEIGHTS)
 
 
 def _two_steps(program, device, formats, jit_compile=False):
