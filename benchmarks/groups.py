@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import peers, timing
+from benchmarks import process, timing
 from benchmarks.options import Options
 from benchmarks.report import Bar
 from benchmarks.session import Case, Row, Session
@@ -33,7 +33,7 @@ def groups(rows: Sequence[Row], weights: int, budget: int) -> list[list[Row]]:
         added = [row for row in rows if row.peer == name]
         alone = len({row.peer for row in found[-1]}) == 1
         if 4 * weights * copies([*found[-1], *added]) > budget and not alone:
-            found.append([Row(first.peer, first.mode)])
+            found.append([Row(first.peer, first.mode, first.variant)])
         found[-1].extend(added)
     return found
 
@@ -44,13 +44,14 @@ def measured(
     rows: Sequence[Row],
     bar: Bar,
     traces: int = 1,
-    start: peers.Starter = peers.start,
+    start: process.Starter = process.start,
 ) -> tuple[Json, Json]:
     """The table of a case, and what the processes say of themselves."""
     parts, about = [], {}
     budget = int(MEMORY_IN_USE * timing.available_memory())
     for group in groups(rows, case.weights, budget):
-        bar.start(f"{case.optimizer}, {case.model}", group, options.windows)
+        # A row counts once for building it; one more row is STREAM.
+        bar.start(case.name, (len(group) + 1) * (1 + options.repeats))
         with Session(options, start) as session:
             parts.append(session.measure(case, group, bar.tick, traces))
             about |= session.about

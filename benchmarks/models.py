@@ -5,7 +5,7 @@ A step's time depends on the shapes alone, so the benchmark needs no model and n
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 Shape = tuple[int, ...]
 
@@ -34,12 +34,17 @@ def bert() -> Iterator[Shape]:
 
 def resnet50() -> Iterator[Shape]:
     """ResNet-50 as in the paper, convolutions without bias: 161 variables, 26 million weights."""
-    return _resnet50(bias=False)
-
-
-def resnet50_keras() -> Iterator[Shape]:
-    """`keras.applications.ResNet50`, whose convolutions have a bias: 214 variables."""
-    return _resnet50(bias=True)
+    yield from _convolution(7, 3, 64)
+    channels = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            if block == 0:
+                yield from _convolution(1, channels, 4 * width)
+            yield from _convolution(1, channels, width)
+            yield from _convolution(3, width, width)
+            yield from _convolution(1, width, 4 * width)
+            channels = 4 * width
+    yield from _dense(channels, 1000)
 
 
 def mlp() -> Iterator[Shape]:
@@ -58,32 +63,15 @@ def _norm(channels: int) -> Iterator[Shape]:
     yield (channels,)
 
 
-def _convolution(size: int, inputs: int, outputs: int, bias: bool) -> Iterator[Shape]:
+def _convolution(size: int, inputs: int, outputs: int) -> Iterator[Shape]:
     yield size, size, inputs, outputs
-    if bias:
-        yield (outputs,)
     yield from _norm(outputs)
-
-
-def _resnet50(bias: bool) -> Iterator[Shape]:
-    yield from _convolution(7, 3, 64, bias)
-    channels = 64
-    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for block in range(blocks):
-            if block == 0:
-                yield from _convolution(1, channels, 4 * width, bias)
-            yield from _convolution(1, channels, width, bias)
-            yield from _convolution(3, width, width, bias)
-            yield from _convolution(1, width, 4 * width, bias)
-            channels = 4 * width
-    yield from _dense(channels, 1000)
 
 
 MODELS: dict[str, Callable[[], Iterator[Shape]]] = {
     "matrices": matrices,
     "bert": bert,
     "resnet50": resnet50,
-    "resnet50_keras": resnet50_keras,
     "mlp": mlp,
 }
 
@@ -108,5 +96,5 @@ def of(model: str) -> list[Shape]:
     return found
 
 
-def weights(shapes: list[Shape]) -> int:
+def weights(shapes: Sequence[Shape]) -> int:
     return sum(math.prod(shape) for shape in shapes)

