@@ -144,7 +144,8 @@ def readme() -> str:
 
 
 def performance() -> str:
-    return f"Milliseconds per AdamW step in float32, {steps(_load('step_gpu'))}"
+    found = (_load("step"), _load("step_gpu"))
+    return "\n\n".join(f"Milliseconds per AdamW step in float32, {steps(one)}" for one in found)
 
 
 def curves() -> str:

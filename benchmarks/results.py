@@ -28,7 +28,7 @@ LINE = 400  # characters, of what is written on one line
 
 
 def rounded(number: float) -> float:
-    return float(f"{number:.7g}")
+    return float(f"{number:.9g}")
 
 
 def summary(seconds: Sequence[float]) -> Json:
