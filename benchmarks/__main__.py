@@ -9,39 +9,87 @@ python -m benchmarks --draw                   # pictures of results that are the
 """
 
 import argparse
-import dataclasses
 import importlib
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import gate, report, results
-from benchmarks.options import Options, add_flags, bind
+from benchmarks import arguments, gate, models, report, results
+from benchmarks.options import Options
+from benchmarks.peers import OTHERS, PEERS
 
 SUITES = ("step", "train", "embedding", "quality")
 QUICK = ("--repeats=3", "--repeat_seconds=0.02")
 
 
-def parsed(given: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
-    parser = argparse.ArgumentParser(
+def names(check: Callable[[str], object]) -> Callable[[str], tuple[str, ...]]:
+    """Reads a list with commas; `check` returns None or raises ValueError for what is wrong."""
+
+    def read(text: str) -> tuple[str, ...]:
+        found = tuple(text.split(",")) if text else ()
+        for name in found:
+            try:
+                right = check(name) is not None
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from error
+            if not right:
+                raise argparse.ArgumentTypeError(f"{name!r} is not allowed")
+        return found
+
+    return read
+
+
+def like(*patterns: str) -> Callable[[str], tuple[str, ...]]:
+    return names(re.compile("|".join(patterns)).fullmatch)
+
+
+def interpreter(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if name not in PEERS or not separator:
+        raise argparse.ArgumentTypeError(f"must be like torch=/path/to/python: {text}")
+    return name, path
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_flags(parser)
-    parser.add_argument("--suite", default=",".join(SUITES), help=f"from {', '.join(SUITES)}")
-    parser.add_argument("--out", type=Path, help="folder for results and pictures")
-    parser.add_argument("--gate", action="store_true", help="only compare ratios with thresholds")
-    parser.add_argument("--draw", action="store_true", help="only draw results that are there")
-    flags = parser.parse_args(given)
+    add, number = found.add_argument, {"type": int}
+    switch = {"action": argparse.BooleanOptionalAction}
+    add("--suite", type=like(*SUITES), default=SUITES, help=f"from {', '.join(SUITES)}")
+    add("--device", choices=("cpu", "gpu"), help="where the weights are")
+    add("--sweeps", type=like(r"\w+"), help="of step: see benchmarks/step.py")
+    add("--optimizers", type=like(r"[\w. ()]+"), help="names of classes")
+    add("--shapes", type=names(models.of), help="of step: models, or like 3*4096x4096+7")
+    add("--step_options", type=names(arguments.parsed), help="of step: like none,mask+clip")
+    add("--tables", type=like(r"[1-9]\d*x[1-9]\d*"), help="of embedding: like 1000000x64")
+    add("--rows", type=like(r"[1-9]\d*"), help="of embedding: of a gradient, with duplicates")
+    add("--duplicates", type=like(r"\d\d?"), help="of embedding: percent of the rows")
+    add("--peers", type=like(*OTHERS), help=f"from {', '.join(OTHERS)}; may be empty")
+    add("--threads", **number, help="of each library, and CPUs in use")
+    add("--repeats", **number, help="timed repeats of each row")
+    add("--repeat_seconds", type=float, help="a repeat takes at least about this long")
+    add("--seed", **number, help="of weights, gradients and order")
+    add("--quick", **switch, help="small and few, to see that it works; writes only with --out")
+    add("--keep_memory", **switch, help="let malloc keep freed memory: peers allocate a lot")
+    add("--python", type=interpreter, action="append", help="peer=path of an interpreter")
+    add("--out", type=Path, help="folder for results and pictures")
+    add("--gate", action="store_true", help="only compare ratios with their thresholds")
+    add("--draw", action="store_true", help="only draw results that are there")
+    found.set_defaults(**{**vars(Options()), "peers": OTHERS, "python": []})
+    return found
+
+
+def parsed(given: Sequence[str]) -> tuple[argparse.Namespace, Options]:
+    flags = parser().parse_args(given)
     if flags.quick:
-        flags = parser.parse_args([*QUICK, *(sys.argv[1:] if given is None else given)])
-    flags.suite = flags.suite.split(",")
-    if unknown := set(flags.suite) - {*SUITES}:
-        parser.error(f"--suite: {', '.join(unknown)} is none of {', '.join(SUITES)}")
-    names = [field.name for field in dataclasses.fields(Options)]
-    return flags, Options(**{name: getattr(flags, name) for name in names})
+        flags = parser().parse_args([*QUICK, *given])
+    return flags, Options(**{name: getattr(flags, name) for name in vars(Options())})
 
 
 def draw(suites: Sequence[str], folder: Path, device: str) -> None:
@@ -63,19 +111,19 @@ def run(suites: Sequence[str], options: Options, folder: Path | None) -> list[st
             console.print(table)
         failed += suite.failures(found)
         if folder is not None:
-            path = results.path_of(folder, name, options.device)
-            results.add(path, options, found)
+            results.add(results.path_of(folder, name, options.device), options, found)
             draw([name], folder, options.device)
     return failed
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(given: Sequence[str]) -> None:
     flags, options = parsed(given)
     folder = flags.out or results.RESULTS
     if flags.draw:
         draw(flags.suite, folder, options.device)
         return
-    bind(options.threads)
+    if cpus := results.allowed_cpus():  # here, and in the processes that are started
+        os.sched_setaffinity(0, cpus[: options.threads])
     if flags.gate:
         failed = gate.run(options, report.console())
     else:
@@ -85,4 +133,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

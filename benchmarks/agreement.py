@@ -46,5 +46,4 @@ if __name__ == "__main__":
     runs = [json.loads(Path(name).read_text()) for name in sys.argv[1:3]]
     print(sentence(*runs))
     for key in disagreements(*runs)[0]:
-        print("differ:", ", ".join(key), *(f"{low:.2f} to {high:.2f}" for low, high in
-                                          (spreads(run)[key] for run in runs)))  # fmt: skip
+        print("differ:", *key, *(spreads(run)[key] for run in runs))

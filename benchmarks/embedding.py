@@ -1,6 +1,5 @@
 """Time of one Adam step for the sparse gradient of an embedding table.
 
-python -m benchmarks --suite=embedding
 python -m benchmarks --suite=embedding --tables=10000000x32 --rows=256,65536 --duplicates=0,50
 
 Rows are Adam as this package has it, `sparse="exact"`, `"lazy"`, `"catch_up"` and lazy with
@@ -17,38 +16,32 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import arguments, groups, process, report
+from benchmarks import arguments, process, report, session
 from benchmarks.options import Options
 from benchmarks.peers import server
-from benchmarks.session import Case, Row
 
 Json = dict[str, Any]
 
 DEFAULTS = {"tables": ("1000000x64",), "rows": ("4096",), "duplicates": ("0",)}
 QUICK = {"tables": ("20000x16",), "rows": ("256",), "duplicates": ("50",)}
-MODES = {
-    "keras": ("eager", "function"),
-    "tf_keras": ("legacy_eager", "legacy_function"),
-    "torch": ("sparse",),
-}
+ROWS = [("ours", mode, kind) for kind in arguments.SPARSE for mode in ("eager", "function")]
+ROWS += [("keras", "eager"), ("keras", "function")]
+ROWS += [("tf_keras", "legacy_eager"), ("tf_keras", "legacy_function"), ("torch", "sparse")]
 
 
 def measure(options: Options, console: Console, start: process.Starter = process.start) -> Json:
     found, about = [], {}
     with report.progress(console) as bar:
         for case in cases(options):
-            table, seen = groups.measured(options, case, rows_of(options), bar, start=start)
+            rows = [session.Row(*row) for row in ROWS if row[0] in ("ours", *options.peers)]
+            table, seen = session.measured(options, case, rows, bar, start, 0)
             found.append(table)
             about |= seen
     return {"peers": about, "cases": found}
 
 
-def cases(options: Options) -> Iterator[Case]:
-    """All combinations.
-
-    Raises:
-        ValueError: a gradient has more distinct rows than its table.
-    """
+def cases(options: Options) -> Iterator[session.Case]:
+    """All combinations; ValueError if a gradient has more distinct rows than its table."""
     given = {
         name: getattr(options, name) or (QUICK if options.quick else DEFAULTS)[name]
         for name in DEFAULTS
@@ -59,15 +52,7 @@ def cases(options: Options) -> Iterator[Case]:
             for rows in map(int, given["rows"]):
                 if server.distinct(rows, duplicates) > shape[0]:
                     raise ValueError(f"a gradient of {rows} rows has too many for {table}")
-                yield Case("Adam", table, (shape,), rows=rows, duplicates=duplicates)
-
-
-def rows_of(options: Options) -> list[Row]:
-    ours = [Row("ours", mode, kind) for kind in arguments.SPARSE for mode in ("eager", "function")]
-    others = [
-        Row(peer, mode) for peer, modes in MODES.items() for mode in modes if peer in options.peers
-    ]
-    return ours + others
+                yield session.Case("Adam", table, (shape,), (), rows, duplicates)
 
 
 def tables(results: Json) -> list[Table]:

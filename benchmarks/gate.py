@@ -52,7 +52,7 @@ def measure(session: Session, ratios: list[Json], console: Console) -> None:
             optimizer, shapes, text = names
             variables = tuple(models.of(shapes))
             case = Case(optimizer, shapes, variables, arguments.parsed(text))
-            bar.start(case.name, (len(rows) + 1) * (1 + repeats))
+            bar.begin(case.name, (len(rows) + 1) * (1 + repeats))
             found = session.measure(case, rows, bar.tick)["rows"]
             for ratio in mine:
                 take(ratio, {row["key"]: row for row in found})

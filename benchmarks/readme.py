@@ -80,6 +80,26 @@ def is_main(case: Json, model: str) -> bool:
     return all(case[name] == value for name, value in wanted.items())
 
 
+def memory_and_tracing(found: Json) -> str:
+    """What a step takes beyond what is held, for each weight, and what tracing it takes."""
+    cases = [
+        case for name in ("resnet50", "bert") for case in found["cases"] if is_main(case, name)
+    ]
+    cases += [c for c in found["cases"] if (c["optimizer"], c["model"]) == ("Lamb", "resnet50")]
+    by_label = [{row["label"]: row for row in case["rows"] if "ms" in row} for case in cases]
+    rows = []
+    for label, adamw in by_label[0].items():
+        bert, lamb = (rows.get(label, {}) for rows in by_label[1:])
+        if "peak_growth_bytes" in adamw:
+            both = (row.get("peak_growth_bytes") for row in (adamw, lamb))
+            grown = ["" if b is None else f"{b / cases[0]['weights']:.1f}" for b in both]
+            traced = bert.get("trace_seconds")
+            traced = [f"{traced:.2f}", f"{bert['graph_nodes']:,}"] if traced else ["", ""]
+            rows.append([label, *grown, *traced])
+    headings = ["", "AdamW, bytes", "Lamb, bytes", "BERT-base, s to trace", "nodes of the graph"]
+    return markdown(headings, rows)
+
+
 def _label(row: Json) -> str:
     if row["key"] == "stream":
         return f"{row['label']}, as many bytes"
@@ -145,7 +165,12 @@ def readme() -> str:
 
 def performance() -> str:
     found = (_load("step"), _load("step_gpu"))
-    return "\n\n".join(f"Milliseconds per AdamW step in float32, {steps(one)}" for one in found)
+    texts = [f"Milliseconds per AdamW step in float32, {steps(one)}" for one in found]
+    texts.append(
+        "Memory that one step over ResNet-50 takes beyond what is held, in bytes per weight, and "
+        "tracing a step of AdamW over BERT-base, on the CPUs:"
+    )
+    return "\n\n".join([*texts, memory_and_tracing(found[0])])
 
 
 def curves() -> str:

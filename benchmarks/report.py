@@ -1,7 +1,6 @@
 """What is printed."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -18,24 +17,19 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=160)
 
 
-class Bar:
-    """One line of progress for each case."""
+class Bar(Progress):
+    """One line for each case."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def begin(self, name: str, total: int) -> None:
+        self.case = self.add_task(name, total=total)
 
-    def start(self, name: str, total: int) -> None:
-        self._task = self._progress.add_task(name, total=total)
-
-    def tick(self, label: str, count: int) -> None:
-        self._progress.advance(self._task, count)
+    def tick(self, count: int) -> None:
+        self.advance(self.case, count)
 
 
-@contextlib.contextmanager
-def progress(console: Console) -> Iterator[Bar]:
+def progress(console: Console) -> Bar:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as shown:
-        yield Bar(shown)
+    return Bar(*columns, TimeElapsedColumn(), console=console)
 
 
 STEP_COLUMNS = (

@@ -7,6 +7,7 @@ A new run replaces the cases that it measured again, and leaves the others as th
 """
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT, timing
-from benchmarks.options import Options, allowed_cpus
+from benchmarks.options import Options
 
 Json = dict[str, Any]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -129,6 +130,11 @@ def _git(*arguments: str) -> str | None:
     except OSError:
         return None
     return found.stdout.strip() if found.returncode == 0 else None
+
+
+def allowed_cpus() -> list[int] | None:
+    """The CPUs in use, None where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def _cpu() -> str:

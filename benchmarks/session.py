@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import arguments, checks, models, results
+from benchmarks import arguments, checks, models, report, results, timing
 from benchmarks.options import Options
 from benchmarks.peers import PEERS, SPARSE, server
 from benchmarks.process import PeerError, PeerMissing, Process, Starter, start
@@ -19,7 +19,11 @@ Json = dict[str, Any]
 SLOW_SECONDS, FEW_REPEATS = 1.0, 5  # of steps slower than this, fewer repeats are taken
 STREAM = "stream"
 MOST_STREAMED = 4  # arrays that STREAM can write
-Tick = Callable[[str, int], None]
+# What a process needs beside weights and gradients, in copies of the weights: what a step of Keras
+# takes for a while, and slots for each row.
+TEMPORARY_COPIES, SLOTS = 3, 2
+MEMORY_IN_USE = 0.7  # part of what is free
+Tick = Callable[[int], None]  # is told how many repeats were done
 
 
 @dataclass
@@ -38,13 +42,13 @@ class Row:
     repeats: list[float] = field(default_factory=list)
 
     @property
+    def is_stream(self) -> bool:
+        return self.mode.startswith(STREAM)
+
+    @property
     def key(self) -> str:
         parts = (self.peer, self.variant, self.mode)
         return STREAM if self.is_stream else "_".join(filter(None, parts))
-
-    @property
-    def is_stream(self) -> bool:
-        return self.mode.startswith(STREAM)
 
     @property
     def label(self) -> str:
@@ -60,22 +64,22 @@ class Row:
     def fail(self, reason: str) -> None:
         self.failed, self.note = True, reason
 
-    def result(self) -> Json:
-        """What results state of every row."""
+    def result(self, scale: float = 1.0) -> Json:
+        """What results state of it, with times multiplied by a scale."""
         names = ("key", "label", "note", "failed")
-        return {name: getattr(self, name) for name in names} | {
-            "route": self.about.get("route", "")
-        }
+        found = {name: getattr(self, name) for name in names}
+        found["route"] = self.about.get("route", "")
+        if self.failed or not self.repeats:
+            return found
+        found |= results.summary([scale * seconds for seconds in self.repeats])
+        more = {} if self.is_stream else self.about
+        return found | {name: value for name, value in more.items() if value is not None}
 
 
 def rows_of(names: Iterable[str], without_slow: bool = False) -> list[Row]:
     """All rows of some peers, but those over embedding tables."""
-    return [
-        Row(name, mode)
-        for name in names
-        for mode in PEERS[name].modes
-        if mode not in SPARSE and not (without_slow and mode in PEERS[name].slow)
-    ]
+    pairs = [(name, mode) for name in names for mode in PEERS[name].modes if mode not in SPARSE]
+    return [Row(n, mode) for n, mode in pairs if not (without_slow and mode in PEERS[n].slow)]
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,13 @@ class Session(contextlib.ExitStack):
 
     def __init__(self, options: Options, start: Starter = start) -> None:
         super().__init__()
-        self.options = options
-        self._start = start
+        self.options, self._start = options, start
         self._processes: dict[str, Process] = {}
         self._reasons: dict[str, str] = {}
         self.about: dict[str, Json] = {}
 
     def process(self, name: str) -> Process:
-        """The process of a peer.
-
-        Raises:
-            PeerError: it did not start.
-        """
+        """The process of a peer; PeerError if it did not start."""
         if name in self._reasons:
             raise PeerMissing(self._reasons[name])
         if name not in self._processes:
@@ -135,19 +134,11 @@ class Session(contextlib.ExitStack):
         return self._processes[name]
 
     def measure(
-        self,
-        case: Case,
-        rows: Sequence[Row],
-        tick: Tick = lambda label, count: None,
-        traces: int = 1,
+        self, case: Case, rows: Sequence[Row], tick: Tick = lambda count: None, traces: int = 1
     ) -> Json:
         """Times rows of one case; of dense steps, beside STREAM.
 
-        Args:
-            case: what they do.
-            rows: which; the first one is what the others are compared with.
-            tick: is told what was done, and how many repeats that was.
-            traces: how often functions are traced.
+        The first row is what the others are compared with. Functions are traced `traces` times.
         """
         rows, program = list(rows), self._program(case)
         if program:
@@ -158,11 +149,13 @@ class Session(contextlib.ExitStack):
             self._make_case(name, case)
         for row in rows:
             self._build(row, case, traces)
-            tick(row.label, 1 if row.lives else 1 + self.options.repeats)
+            tick(1 if row.lives else 1 + self.options.repeats)
         self.interleave(rows, tick)
         for row in rows:  # last, as it takes from the allocator what it kept for the repeats
             self._finish(row)
-        self.drop(rows)
+        for name in dict.fromkeys(row.peer for row in rows):
+            with contextlib.suppress(PeerError):
+                self.process(name).ask("drop")
         return result_of(case, rows, program, self.options.threads)
 
     def _program(self, case: Case) -> Json:
@@ -189,16 +182,15 @@ class Session(contextlib.ExitStack):
         return self.process(asked.peer).ask(request, **given)
 
     def _check(self, row: Row, case: Case) -> None:
-        """Compares steps over small weights with the references'."""
+        """Compares steps over few weights with the references'."""
         if row.is_stream or row.failed:
             return
         seed, sparse = self.options.seed, case.rows > 0
         with self.failing(row):
             found = self.ask(row, "check", **_what(row, case), seed=seed, sparse=sparse)
-            runs = found["optimizer"]
+            runs, kind = found["optimizer"], row.variant or PEERS[row.peer].sparse
             if runs != case.optimizer:
                 row.note = f"{runs}: there is no {case.optimizer}"
-            kind = row.variant or PEERS[row.peer].sparse
             if not checks.is_known(runs):
                 row.note = "not checked: no reference"
             elif sparse and not kind:
@@ -239,10 +231,12 @@ class Session(contextlib.ExitStack):
         for number in range(self.options.repeats):
             shuffle(order)
             for row in order:
-                if row.lives and not (number >= FEW_REPEATS and _is_slow(row)):
+                # The median: one repeat that is disturbed shall not end the others.
+                slow = number >= FEW_REPEATS and statistics.median(row.repeats) > SLOW_SECONDS
+                if row.lives and not slow:
                     with self.failing(row):
                         row.repeats.append(self.ask(row, "repeat", row=row.key)["seconds"])
-                tick(row.label, 1)
+                tick(1)
 
     def _finish(self, row: Row) -> None:
         if not row.lives or row.is_stream:
@@ -254,21 +248,10 @@ class Session(contextlib.ExitStack):
             elif self.options.device == "cpu":
                 row.about["peak_growth_bytes"] = found["peak_growth"]
 
-    def drop(self, rows: Sequence[Row]) -> None:
-        """Gives the memory of a case back."""
-        for name in dict.fromkeys(row.peer for row in rows):
-            with contextlib.suppress(PeerError):
-                self.process(name).ask("drop")
-
 
 def _what(row: Row, case: Case) -> Json:
     options = [*case.options, *filter(None, [row.variant])]
     return {"mode": row.mode, "optimizer": case.optimizer, "options": options}
-
-
-def _is_slow(row: Row) -> bool:
-    # The median: a repeat in which the machine did something else shall not end the others.
-    return statistics.median(row.repeats) > SLOW_SECONDS
 
 
 def streamed(program: Json) -> int:
@@ -278,37 +261,67 @@ def streamed(program: Json) -> int:
 
 def result_of(case: Case, rows: Sequence[Row], program: Json, threads: int) -> Json:
     """The numbers of one case; ratios are to its first row and to STREAM, in the same repeats."""
-    sparse = {"rows_of_gradient": case.rows, "duplicates": case.duplicates} if case.rows else {}
-    shown = [_row_result(row, program) for row in rows]
+    moved = program.get("bytes_per_weight", 0)
+    scale = moved / (4 * (1 + 2 * streamed(program))) if program else 1.0
+    shown = [row.result(scale if row.is_stream else 1.0) for row in rows]
+    first = shown[0].get("ms")
     stream = next((row["ms"] for row in shown if row["key"] == STREAM and "ms" in row), None)
     for row in shown:
-        if "ms" not in row:
-            continue
-        if first := shown[0].get("ms"):
-            row["ratio"] = results.rounded(row["ms"] / first)
-        if program:
-            speed = program["bytes_per_weight"] * case.weights / row["ms"] / 1e6
-            row["gigabytes_per_second"] = results.rounded(speed)
-        if stream:
-            row["percent_of_roofline"] = results.rounded(100 * stream / row["ms"])
-    return {
-        "optimizer": case.optimizer,
-        "model": case.model,
-        "options": list(case.options),
-        "threads": threads,
-        "variables": len(case.shapes),
-        "weights": case.weights,
-        **program,
-        **sparse,
-        "rows": shown,
-    }
+        if ms := row.get("ms"):
+            ratio, speed = ms / first if first else None, moved * case.weights / ms / 1e6 or None
+            percent = 100 * stream / ms if stream else None
+            numbers = {
+                "ratio": ratio,
+                "gigabytes_per_second": speed,
+                "percent_of_roofline": percent,
+            }
+            row |= {name: results.rounded(value) for name, value in numbers.items() if value}
+    sparse = {"rows_of_gradient": case.rows, "duplicates": case.duplicates} if case.rows else {}
+    about = {"optimizer": case.optimizer, "model": case.model, "options": list(case.options)}
+    sizes = {"threads": threads, "variables": len(case.shapes), "weights": case.weights}
+    return {**about, **sizes, **program, **sparse, "rows": shown}
 
 
-def _row_result(row: Row, program: Json) -> Json:
-    if row.failed or not row.repeats:
-        return row.result()
-    if row.is_stream:
-        scale = program["bytes_per_weight"] / (4 * (1 + 2 * streamed(program)))
-        return row.result() | results.summary([scale * seconds for seconds in row.repeats])
-    measured = {name: value for name, value in row.about.items() if value is not None}
-    return row.result() | results.summary(row.repeats) | measured
+def copies(rows: Sequence[Row]) -> int:
+    """How often the processes of rows hold the weights, or as many other numbers, at most."""
+    return (2 + TEMPORARY_COPIES) * len({row.peer for row in rows}) + SLOTS * len(rows)
+
+
+def groups(rows: Sequence[Row], weights: int, budget: int) -> list[list[Row]]:
+    """Splits rows so that the processes of a group fit the budget.
+
+    The rows of the first peer are in the first group, its first row is in every group: the others
+    are compared with it.
+    """
+    first = rows[0]
+    found = [[row for row in rows if row.peer == first.peer]]
+    for name in dict.fromkeys(row.peer for row in rows if row.peer != first.peer):
+        added = [row for row in rows if row.peer == name]
+        alone = len({row.peer for row in found[-1]}) == 1
+        if 4 * weights * copies([*found[-1], *added]) > budget and not alone:
+            found.append([Row(first.peer, first.mode, first.variant)])
+        found[-1].extend(added)
+    return found
+
+
+def measured(
+    options: Options, case: Case, rows: Sequence[Row], bar: report.Bar, start: Starter, traces: int
+) -> tuple[Json, Json]:
+    """The table of a case, and what processes say of themselves; in groups that fit into memory."""
+    parts, about = [], {}
+    budget = int(MEMORY_IN_USE * timing.available_memory())
+    for group in groups(rows, case.weights, budget):
+        # A row counts once for building it; one more row is STREAM.
+        bar.begin(case.name, (len(group) + 1) * (1 + options.repeats))
+        with Session(options, start) as session:
+            parts.append(session.measure(case, group, bar.tick, traces))
+            about |= session.about
+    return joined(parts), about
+
+
+def joined(parts: Sequence[Json]) -> Json:
+    """One table from those of groups: rows that come again are dropped, ratios stay as they are."""
+    found: dict[str, Json] = {}
+    for row in (row for part in parts for row in part["rows"]):
+        found.setdefault(row["key"], row)
+    return {**parts[0], "groups": len(parts), "rows": list(found.values())}

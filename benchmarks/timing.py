@@ -1,7 +1,7 @@
 """Measuring: time, memory, tracing. Knows nothing about optimizers.
 
-What is measured is a function that takes a number of steps, and returns when all of them are done.
-One that measures itself (STREAM) returns seconds per step.
+What is measured is a function that takes a number of steps and returns when all are done; if it
+measures itself, as STREAM does, it returns seconds per step.
 """
 
 import contextlib

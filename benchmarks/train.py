@@ -66,9 +66,9 @@ class TrainingRow(Row):
     def label(self) -> str:
         return f"{KINDS[self.variant][1]}, {MODES[self.mode]}"
 
-    def result(self) -> Json:
+    def result(self, scale: float = 1.0) -> Json:
         kind = {"kind": self.variant, "mode": self.mode, "difference": self.difference}
-        return super().result() | kind
+        return super().result(scale) | kind
 
 
 def rows_of(task: str, modes: Sequence[str]) -> list[TrainingRow]:
@@ -147,7 +147,7 @@ def measure(options: Options, console: Console, start: process.Starter = start) 
             for task, sizes in batches.items():
                 for batch in sizes:
                     rows, case = rows_of(task, modes), Case(optimizer, f"{task}, {batch}", ())
-                    bar.start(case.name, len(rows) * (1 + options.repeats))
+                    bar.begin(case.name, len(rows) * (1 + options.repeats))
                     network = {"task": task, "batch": batch}
                     found.append(session.train(case, rows, network, bar.tick))
                     for row in found[-1]["rows"]:

@@ -19,7 +19,6 @@ from benchmarks import (
     checks,
     embedding,
     gate,
-    groups,
     models,
     pictures,
     process,
@@ -239,16 +238,16 @@ class TestChecks:
 class TestGroups:
     def test_each_has_what_the_others_are_compared_with(self):
         rows = session.rows_of(PEERS)
-        assert groups.groups(rows, 1, 10**9) == [rows]
-        found = groups.groups(rows, 10**9, 10**11)
+        assert session.groups(rows, 1, 10**9) == [rows]
+        found = session.groups(rows, 10**9, 10**11)
         assert len(found) > 1
         assert all(group[0].key == "ours_eager" for group in found)
         assert {row.key for group in found for row in group} == {row.key for row in rows}
         alone = session.rows_of(("ours", "keras"))
-        assert groups.groups(alone, 10, 10**9) == [alone]
+        assert session.groups(alone, 10, 10**9) == [alone]
 
     def test_joined_rows_come_once(self, measured):
-        rows = groups.joined([measured[0], measured[0]])["rows"]
+        rows = session.joined([measured[0], measured[0]])["rows"]
         assert [r["key"] for r in rows] == [r["key"] for r in measured[0]["rows"]]
 
 
@@ -258,7 +257,7 @@ class TestFlags:
             ["--suite", "step", "--quick", "--shapes=2*3x5+7,mlp", "--step_options", "mask+clip"]
             + ["--python=torch=/a=b", "--peers=", "--no-keep_memory", "--device", "gpu"]
         )
-        assert flags.suite == ["step"]
+        assert flags.suite == ("step",)
         assert options.shapes == ("2*3x5+7", "mlp")
         assert options.step_options == ("mask+clip",)
         assert dict(options.python) == {"torch": "/a=b"}
@@ -502,7 +501,7 @@ class TestResults:
         """What fails is said, with an exit status; nothing crashes."""
         measure = step.measure
         monkeypatch.setattr(step, "measure", lambda *given: measure(*given, starter()))
-        monkeypatch.setattr(command, "bind", lambda threads: None)
+        monkeypatch.setattr(results, "allowed_cpus", lambda: None)
         with pytest.raises(SystemExit, match=r"benchmarks: AdamW on .*TensorFlow sees no GPU"):
             command.main(["--suite=step", "--quick", "--device=gpu", "--peers="])
 
