@@ -78,10 +78,9 @@ def failures(ratios: list[Json]) -> list[str]:
 
 
 def table(ratios: list[Json]) -> Table:
-    title = "regression check"
-    shown = Table("optimizer", "shapes", "ratio of", "to", "measured", "threshold", title=title)
+    columns = ("optimizer", "shapes", "slow", "fast", "threshold")
+    shown = Table("optimizer", "shapes", "ratio of", "to", "threshold", "measured")
     for ratio in ratios:
         measured = report.number(ratio["ratio"], ".2f") or ratio["note"]
-        names = (ratio["optimizer"], ratio["shapes"], ratio["slow"], ratio["fast"])
-        shown.add_row(*names, measured, str(ratio["threshold"]))
+        shown.add_row(*(str(ratio[name]) for name in columns), measured)
     return shown

@@ -37,18 +37,15 @@ def python_of(name: str, pythons: Mapping[str, str]) -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "tf_optim_ext" / "benchmarks" / name
     python, complete = folder / "bin" / "python", folder / "complete"
-    if complete.exists():
-        return str(python)
-    try:
-        venv.create(folder, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "-q", *peer.requirements]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise PeerMissing(f"no environment: {error}") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-        raise PeerMissing(f"no environment: {last[:200]}")
-    complete.touch()
+    if not complete.exists():
+        pip = [str(python), "-m", "pip", "install", "-q", *peer.requirements]
+        try:
+            venv.create(folder, with_pip=True, clear=True)
+            subprocess.run(pip, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", None) or str(error)
+            raise PeerMissing(f"no environment: {said.strip().splitlines()[-1][:200]}") from error
+        complete.touch()
     return str(python)
 
 

@@ -12,7 +12,6 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
@@ -21,7 +20,8 @@ Numbers = Sequence[float | None]
 BEST = 5
 REFERENCES = ("AdamW", "SGD (momentum)")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-GREY, LINE = "#c8c8c8", {"color": "#777777", "lw": 0.8, "ls": ":"}
+DOTTED = {"color": "#777777", "lw": 0.8, "ls": ":"}
+OTHERS = {"color": "#c8c8c8", "lw": 0.7, "zorder": 1}
 WIDTH = 9.0
 STYLE: Any = {
     "figure.constrained_layout.use": True,
@@ -73,53 +73,42 @@ def ranking(tasks: list[Task]) -> list[str]:
     return sorted(ranks, key=lambda name: statistics.fmean(ranks[name]))
 
 
-def _highlighted(tasks: list[Task]) -> dict[str, str]:
-    """Colours of the best, and of two that everyone knows; those of Keras repeat ours."""
-    ranked = ranking(tasks)
-    ours = [name for name in ranked if not name.startswith("keras.")] or ranked
-    chosen = ours[:BEST] + [name for name in REFERENCES if name in ours[BEST:]]
-    return dict(zip(chosen, COLOURS))
-
-
 def curves(tasks: list[Task]) -> Figure:
-    def line(axes: Axes, task: Task, row: Json, colour: str | None) -> None:
-        low, median, high = (_numbers(row["curve"][name]) for name in ("low", "median", "high"))
-        if colour is None:
-            axes.plot(task.checkpoints, median, color=GREY, lw=0.7, zorder=1)
-            return
-        axes.plot(task.checkpoints, median, color=colour, lw=1.6, zorder=3)
-        axes.fill_between(
-            task.checkpoints, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2
-        )
-
-    def finish(axes: Axes, task: Task) -> None:
-        axes.axhline(task.target, **LINE)
-        medians = [_numbers(row["curve"]["median"]) for row in task.rows]
-        _limit(axes.yaxis, [values[-1] for values in medians], [values[0] for values in medians])
+    def panel(axes: Axes, task: Task, colours: dict[str, str]) -> None:
+        for row in task.rows:
+            low, median, high = (_drawn(row["curve"][name]) for name in ("low", "median", "high"))
+            if colour := colours.get(row["optimizer"]):
+                style: Json = {"color": colour, "alpha": 0.15, "linewidth": 0, "zorder": 2}
+                axes.fill_between(task.checkpoints, low, high, **style)
+            style = {"color": colour, "lw": 1.6, "zorder": 3} if colour else OTHERS
+            axes.plot(task.checkpoints, median, **style)
+        axes.axhline(task.target, **DOTTED)
+        medians = [row["curve"]["median"] for row in task.rows]
+        _limit(axes, "y", [values[-1] for values in medians], [values[0] for values in medians])
         axes.set(xlabel="step", xlim=(0, task.steps))
 
     title = "Validation loss while training, each with its best learning rate"
-    subtitle = "median and quartiles over seeds; grey: all others; dotted: target"
-    return _panels(tasks, line, finish, f"{title}\n{subtitle}")
+    return _panels(
+        tasks, panel, f"{title}\nmedian and quartiles over seeds; grey: all others; dotted: target"
+    )
 
 
 def sensitivity(tasks: list[Task]) -> Figure:
-    def line(axes: Axes, task: Task, row: Json, colour: str | None) -> None:
-        rates = [rate / row["start"] for rate in row["grid"]["rates"]]
-        style: Json = {"color": GREY, "lw": 0.7, "zorder": 1}
-        if colour is not None:
-            style = {"color": colour, "lw": 1.6, "marker": "o", "ms": 3.5, "zorder": 3}
-        axes.plot(rates, _numbers(row["grid"]["validation_losses"]), **style)
-
-    def finish(axes: Axes, task: Task) -> None:
+    def panel(axes: Axes, task: Task, colours: dict[str, str]) -> None:
+        for row in task.rows:
+            rates = [rate / row["start"] for rate in row["grid"]["rates"]]
+            colour = colours.get(row["optimizer"])
+            style: Json = {"color": colour, "lw": 1.6, "marker": "o", "ms": 3.5, "zorder": 3}
+            losses = _drawn(row["grid"]["validation_losses"])
+            axes.plot(rates, losses, **(style if colour else OTHERS))
         grids = [_finite(row["grid"]["validation_losses"]) for row in task.rows]
-        best, worst = ([pick(g, default=math.nan) for g in grids] for pick in (min, max))
-        _limit(axes.yaxis, best, worst)
-        axes.axvline(1.0, **LINE)
+        best, worst = ([pick(g, default=None) for g in grids] for pick in (min, max))
+        _limit(axes, "y", best, worst)
+        axes.axvline(1.0, **DOTTED)
         axes.set(xscale="log", xlabel="learning rate / the one to start with")
 
-    subtitle = "means over the seeds for tuning; grey: all others; a line ends where runs diverge"
-    return _panels(tasks, line, finish, f"Validation loss at the end, by learning rate\n{subtitle}")
+    title = "Validation loss at the end, by learning rate\nmeans over the seeds for tuning; "
+    return _panels(tasks, panel, f"{title}grey: all others; a line ends where runs diverge")
 
 
 def losses(tasks: list[Task]) -> Figure:
@@ -128,9 +117,8 @@ def losses(tasks: list[Task]) -> Figure:
     figure, panels = plt.subplots(
         1, len(tasks), sharey=True, squeeze=False, figsize=(WIDTH, 1.6 + 0.17 * len(names))
     )
-    places = {name: place for place, name in enumerate(names)}
     for axes, task in zip(panels[0], tasks):
-        _losses_of(axes, task, places)
+        _losses_of(axes, task, names)
     panels[0][0].set_yticks(range(len(names)), names)
     panels[0][0].set_ylim(len(names) - 0.5, -0.5)
     figure.suptitle(
@@ -141,12 +129,12 @@ def losses(tasks: list[Task]) -> Figure:
     return figure
 
 
-def _losses_of(axes: Axes, task: Task, places: dict[str, int]) -> None:
+def _losses_of(axes: Axes, task: Task, names: list[str]) -> None:
     best = [row["test_loss_quartiles"][0] for row in task.rows]
-    _limit(axes.xaxis, best, [row["test_loss"] for row in task.rows], ticks=4)
+    _limit(axes, "x", best, [row["test_loss"] for row in task.rows], ticks=4)
     left, right = axes.get_xlim()
     for row in task.rows:
-        place, median = places[row["optimizer"]], row["test_loss"]
+        place, median = names.index(row["optimizer"]), row["test_loss"]
         if median is None or median > right:
             axes.plot(0.97, place, "x", color="#8c8c8c", ms=4, transform=axes.get_yaxis_transform())
             continue
@@ -159,21 +147,22 @@ def _losses_of(axes: Axes, task: Task, places: dict[str, int]) -> None:
 
 
 def _panels(
-    tasks: list[Task],
-    line: Callable[[Axes, Task, Json, str | None], None],
-    finish: Callable[[Axes, Task], None],
-    title: str,
+    tasks: list[Task], panel: Callable[[Axes, Task, dict[str, str]], None], title: str
 ) -> Figure:
-    """A panel for each task, with the same colours and one legend for all."""
+    """A panel for each task, with the same colours and one legend for all.
+
+    The best have colours, and two that everyone knows; those of Keras repeat ours.
+    """
     columns = min(2, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     figure, panels = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, 1.2 + 3.0 * rows))
-    colours = _highlighted(tasks)
+    ranked = ranking(tasks)
+    ours = [name for name in ranked if not name.startswith("keras.")] or ranked
+    chosen = ours[:BEST] + [name for name in REFERENCES if name in ours[BEST:]]
+    colours = dict(zip(chosen, COLOURS))
     for axes, task in zip(panels.flat, tasks):
-        for row in task.rows:
-            line(axes, task, row, colours.get(row["optimizer"]))
+        panel(axes, task, colours)
         axes.set(title=f"{task.name}: {task.model}, {task.weights:,} weights", ylabel=task.loss)
-        finish(axes, task)
     for axes in panels.flat[len(tasks) :]:
         axes.remove()
     figure.suptitle(title)
@@ -182,15 +171,15 @@ def _panels(
     return figure
 
 
-def _limit(axis: XAxis | YAxis, best: Numbers, worst: Numbers, ticks: int = 6) -> None:
+def _limit(axes: Axes, name: str, best: Numbers, worst: Numbers, ticks: int = 6) -> None:
     """A logarithmic scale from the best on, up to where the worst quarter would hide the others."""
     ordered = sorted(_finite(worst))
     low = min(_finite(best), default=1.0)
     high = ordered[math.floor(0.75 * (len(ordered) - 1))] if ordered else 1.0
     high = max(high, 1.05 * low)
     margin = (high / low) ** 0.05
-    name = axis.axis_name
-    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low / margin, high * margin)})
+    axes.set(**{f"{name}scale": "log", f"{name}lim": (low / margin, high * margin)})
+    axis = axes.xaxis if name == "x" else axes.yaxis
     axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
@@ -200,5 +189,5 @@ def _finite(values: Numbers) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def _numbers(values: Numbers) -> list[float]:
+def _drawn(values: Numbers) -> list[float]:
     return [math.nan if value is None else value for value in values]

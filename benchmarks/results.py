@@ -49,7 +49,7 @@ def load(path: Path) -> Json:
 
 def add(path: Path, options: Options, found: Json) -> None:
     """Writes what a suite has measured; `found["peers"]` is what their processes said."""
-    new = {name: value for name, value in found.items() if name != "peers"}
+    new = json.loads(json.dumps({name: found[name] for name in found if name != "peers"}))
     write(path, merged(load(path), run_of(options, found["peers"]), new))
 
 

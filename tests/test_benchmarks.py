@@ -453,11 +453,15 @@ class TestResults:
         assert {"revision", "command", "settings", "versions", "native"} <= set(run)
         assert run["machine"]["gpu"] == "a card"
 
-    def test_another_protocol_is_not_merged(self):
+    def test_another_protocol_is_not_merged(self, tmp_path):
         old = {"runs": {"2001": {}}, "cases": [{"run": "2001", "task": "a"}], "protocol": 1}
         new = {"cases": [{"task": "b"}]}
         assert len(results.merged(old, {}, new | {"protocol": 1})["cases"]) == 2
         assert len(results.merged(old, {}, new | {"protocol": 2})["cases"]) == 1
+        for task in "ab":
+            found = {"cases": [{"task": task}], "protocol": {"seeds": (1, 2)}}
+            results.add(tmp_path / "quality.json", OPTIONS, {"peers": {}, **found})
+        assert len(results.load(tmp_path / "quality.json")["cases"]) == 2
 
     def test_summary(self):
         found = results.summary([0.003, 0.001, 0.002, 0.004, 0.005])

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import arguments, process, session, train
 from benchmarks.options import Options
-from benchmarks.peers import of_tensorflow, server, training
+from benchmarks.peers import gpu, of_tensorflow, server, training
 
 OPTIONS = Options(repeats=2, repeat_seconds=0.0)
 CASE = session.Case("AdamW", "two", ((3, 5), (7,)))
@@ -88,6 +88,32 @@ def test_what_is_missing(measure):
         library.make("eager", "Adamm", (), 1)
     with pytest.raises(server.Missing, match="TensorFlow sees no GPU"):
         of_tensorflow.share_gpus()
+
+
+def test_a_copy_on_a_gpu(monkeypatch, tmp_path):
+    """With a driver that only notes what it is asked for."""
+    calls = []
+
+    class Driver:
+        def __getattr__(self, name):
+            return lambda *given: calls.append((name, given)) or int(name == failing)
+
+    failing = None
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: Driver())
+    copy = gpu.Copy(28)
+    assert copy.run(3) is None
+    names = [name for name, _ in calls]
+    assert names.count("cuMemcpyDtoDAsync_v2") == 3
+    assert names[-1] == "cuCtxSynchronize"
+    assert {given[2].value for name, given in calls if "Memcpy" in name} == {14}
+    failing = "cuMemAlloc_v2"
+    with pytest.raises(server.Missing, match="cuMemAlloc_v2 failed with code 1"):
+        gpu.Copy(28)
+    monkeypatch.setattr(gpu, "VERSION", tmp_path / "version")
+    assert gpu.driver() == "CUDA 0.0"
+    text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23"
+    gpu.VERSION.write_text(text)
+    assert gpu.driver() == "580.95.05"
 
 
 def test_training():
