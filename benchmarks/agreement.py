@@ -9,9 +9,9 @@ these overlap.
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-Json = dict[str, Any]
+from benchmarks import Json
+
 Key = tuple[str, ...]
 Spread = tuple[float, float]
 

@@ -1,9 +1,8 @@
 """Optimizers that libraries share, with Keras' arguments, and options around their updates."""
 
 from collections.abc import Sequence
-from typing import Any
 
-Json = dict[str, Any]
+from benchmarks import Json
 
 _ADAM = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
 ARGUMENTS: dict[str, Json] = {

@@ -17,10 +17,6 @@ Gradient = Array | tuple[Array, Array]  # a sparse one: ids, and as many rows
 TOLERANCE = 2e-3
 
 
-def is_known(optimizer: str) -> bool:
-    return optimizer in arguments.ARGUMENTS
-
-
 def weights_after(
     optimizer: str,
     options: tuple[str, ...],

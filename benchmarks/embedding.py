@@ -11,16 +11,14 @@ read rows here and there.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import arguments, process, report, session
+from benchmarks import Json, arguments, process, report, session
 from benchmarks.options import Options
 from benchmarks.peers import server
 
-Json = dict[str, Any]
+tables, failures = report.tables, report.failures
 
 DEFAULTS = {"tables": ("1000000x64",), "rows": ("4096",), "duplicates": ("0",)}
 QUICK = {"tables": ("20000x16",), "rows": ("256",), "duplicates": ("50",)}
@@ -55,13 +53,5 @@ def cases(options: Options) -> Iterator[session.Case]:
                 yield session.Case("Adam", table, (shape,), (), rows, duplicates)
 
 
-def tables(results: Json) -> list[Table]:
-    return [report.steps(case) for case in results["cases"]]
-
-
 def draw(results: Json, folder: Path, suffix: str) -> list[Path]:
     return []
-
-
-def failures(results: Json) -> list[str]:
-    return report.failures(results["cases"])

@@ -7,16 +7,14 @@ code. The thresholds leave room for a noisy machine.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import arguments, models, process, report
+from benchmarks import Json, arguments, models, process, report
 from benchmarks.options import Options
 from benchmarks.session import Case, Session, rows_of
 
-Json = dict[str, Any]
 THRESHOLDS = Path(__file__).with_name("thresholds.json")
 ATTEMPTS = 2  # what is below its threshold is measured once more: the machine may have been busy
 CASE = ("optimizer", "shapes", "options")

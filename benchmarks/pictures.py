@@ -6,10 +6,11 @@ from typing import Any
 
 import matplotlib as mpl
 
+from benchmarks import Json
+
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-Json = dict[str, Any]
 OURS, OTHERS, LINE = "#c0392b", "#7f8c8d", "#2c3e50"
 STYLE = {
     "figure.dpi": 120,

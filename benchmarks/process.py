@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT
+from benchmarks import ROOT, Json
 from benchmarks.options import Options
 from benchmarks.peers import PEERS
-
-Json = dict[str, Any]
 
 
 class PeerError(RuntimeError):

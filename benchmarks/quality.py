@@ -18,7 +18,6 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
 
 # TensorFlow reads this when it is imported; its start-up notes would bury the progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -27,14 +26,13 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import quality_pictures, report
+from benchmarks import Json, quality_pictures, report
 from benchmarks.options import Options
 from benchmarks.peers import of_tensorflow
 from benchmarks.quality_optimizers import WARM_UP_PART, Competitor, select
 from benchmarks.quality_tasks import TASKS, Task
 from benchmarks.quality_training import Course, Run, Trainer
 
-Json = dict[str, Any]
 QUICK_TASKS, QUICK_OPTIMIZERS, QUICK_STEPS = ("digits",), ("AdamW", "keras.AdamW"), 60
 draw = quality_pictures.draw
 

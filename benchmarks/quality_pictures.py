@@ -9,13 +9,14 @@ from typing import Any
 
 import matplotlib as mpl
 
+from benchmarks import Json
+
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-Json = dict[str, Any]
 Numbers = Sequence[float | None]
 BEST = 5
 REFERENCES = ("AdamW", "SGD (momentum)")

@@ -4,11 +4,8 @@
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from benchmarks import ROOT, quality, quality_pictures, results
-
-Json = dict[str, Any]
+from benchmarks import ROOT, Json, quality, quality_pictures, results
 
 BEGIN, END = "<!-- benchmarks: the output of python -m benchmarks.readme -->\n", "<!-- end -->\n"
 MODELS = {

@@ -1,13 +1,13 @@
 """What is printed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-Json = dict[str, Any]
+from benchmarks import Json
+
 Column = tuple[str, str, str, float]  # heading, name in a row, form, divisor
 
 
@@ -47,6 +47,10 @@ STEP_CAPTION = (
 )
 
 
+def tables(results: Json) -> list[Table]:
+    return [steps(case) for case in results["cases"]]
+
+
 def steps(case: Json) -> Table:
     """The table of a case as `session.result_of` makes it."""
     title = (
@@ -79,12 +83,12 @@ def number(value: float | None, form: str, divisor: float = 1) -> str:
     return "" if value is None else format(value / divisor, form)
 
 
-def failures(cases: Sequence[Json]) -> list[str]:
+def failures(results: Json) -> list[str]:
     """Rows of ours that failed."""
     return [
         f"{case['optimizer']} on {case.get('model', case.get('task'))}, {row['label']}: "
         f"{row['note']}"
-        for case in cases
+        for case in results["cases"]
         for row in case["rows"]
         if row["failed"] and row["key"].startswith("ours")
     ]

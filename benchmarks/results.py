@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, timing
+from benchmarks import ROOT, Json, timing
 from benchmarks.options import Options
 
-Json = dict[str, Any]
 RESULTS = ROOT / "benchmarks" / "results"
 # What cases are told apart by; no suite has all of these.
 IDENTITY = ("sweep", "optimizer", "model", "options", "threads", "rows_of_gradient", "duplicates")

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import arguments, checks, models, report, results, timing
+from benchmarks import Json, arguments, checks, models, report, results, timing
 from benchmarks.options import Options
 from benchmarks.peers import PEERS, SPARSE, server
 from benchmarks.process import PeerError, PeerMissing, Process, Starter, start
-
-Json = dict[str, Any]
 
 SLOW_SECONDS, FEW_REPEATS = 1.0, 5  # of steps slower than this, fewer repeats are taken
 STREAM = "stream"
@@ -191,7 +189,7 @@ class Session(contextlib.ExitStack):
             runs, kind = found["optimizer"], row.variant or PEERS[row.peer].sparse
             if runs != case.optimizer:
                 row.note = f"{runs}: there is no {case.optimizer}"
-            if not checks.is_known(runs):
+            if runs not in arguments.ARGUMENTS:
                 row.note = "not checked: no reference"
             elif sparse and not kind:
                 row.note = "not checked: squares duplicates one by one"

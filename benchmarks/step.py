@@ -12,16 +12,14 @@ of what they name instead.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import arguments, models, pictures, process, report, timing
+from benchmarks import Json, arguments, models, pictures, process, report, timing
 from benchmarks.options import Options
 from benchmarks.session import Case, Row, Session, copies, measured, rows_of
 
-Json = dict[str, Any]
+tables, failures = report.tables, report.failures
 
 
 @dataclass(frozen=True)
@@ -125,10 +123,6 @@ def wanted_rows(sweep: Sweep, case: Case, options: Options) -> list[Row]:
     return rows
 
 
-def tables(results: Json) -> list[Table]:
-    return [report.steps(case) for case in results["cases"]]
-
-
 DRAWN = {
     "models": (pictures.speedups, "speedups"),
     "optimizers": (pictures.speedups, "optimizers"),
@@ -149,7 +143,3 @@ def draw(results: Json, folder: Path, suffix: str) -> list[Path]:
         for sweep, (picture, name) in DRAWN.items()
         if sweep in shown
     ]
-
-
-def failures(results: Json) -> list[str]:
-    return report.failures(results["cases"])

@@ -19,12 +19,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import pictures, process, report, results
+from benchmarks import Json, pictures, process, report, results
 from benchmarks.options import Options
 from benchmarks.process import PeerError
 from benchmarks.session import Case, Row, Session, Tick
 
-Json = dict[str, Any]
+failures = report.failures
 
 BATCHES = {
     "mlp": (8, 64, 512),
@@ -221,7 +221,3 @@ def _stacks(axis: Any, case: Json) -> None:
     axis.margins(x=0.15)
     axis.set_title(f"{case['task']}, batches of {case['batch']}\n{case['optimizer']}")
     axis.set_xlabel("ms per step: network (grey) + optimizer")
-
-
-def failures(results: Json) -> list[str]:
-    return report.failures(results["cases"])

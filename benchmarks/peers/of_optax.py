@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import arguments
+from benchmarks import Json, arguments
 from benchmarks.peers import gpu, server
 
-Json = dict[str, Any]
 NAMES = {"beta_1": "b1", "beta_2": "b2", "epsilon": "eps", "rho": "decay"}
 MORE = {"Lion": {"weight_decay": 0.0}}  # which is not zero by default
 

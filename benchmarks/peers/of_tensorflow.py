@@ -1,6 +1,7 @@
 """This package, Keras, tf_keras, TensorFlow's ops: `-m benchmarks.peers.of_tensorflow ours`."""
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,10 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import arguments, timing
+from benchmarks import Json, arguments, timing
 from benchmarks.peers import gpu, server
 
-Json = dict[str, Any]
 Gradients = list[Any]  # tensors, or IndexedSlices
 Apply = Callable[[Gradients], None]
 Options = Sequence[str]
@@ -36,7 +36,7 @@ class TensorFlowStep(server.Step):
         compiled = True if mode == "xla" else None
         if len(library.turns) > 1:
             used = apply if mode == "eager" else tf.function(apply, jit_compile=compiled)
-            turns = server.endless(library.turns)
+            turns = itertools.cycle(library.turns)
             self.step = lambda: used(next(turns))
             return
         (gradients,) = library.turns

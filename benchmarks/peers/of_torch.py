@@ -1,15 +1,15 @@
 """PyTorch: `-m benchmarks.peers.of_torch`."""
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import arguments
+from benchmarks import Json, arguments
 from benchmarks.peers import gpu, server
 
-Json = dict[str, Any]
 MODES = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 NAMES = {"learning_rate": "lr", "epsilon": "eps"}
 
@@ -30,7 +30,7 @@ class TorchStep(server.Step):
     def __init__(self, library: "Torch", optimizer: Any, name: str, route: str) -> None:
         self.library, self.optimizer, self.parameters = library, optimizer, library.parameters
         self.optimizer_name, self.route = name, route
-        self.turns, self.step = server.endless(library.turns), optimizer.step
+        self.turns, self.step = itertools.cycle(library.turns), optimizer.step
         if len(library.turns) > 1:
             self.step = self._with_next
         else:

@@ -9,7 +9,6 @@ A peer is a library with the methods `start`, `case`, `make` and `forget`; what 
 """
 
 import gc
-import itertools
 import json
 import os
 import statistics
@@ -21,9 +20,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from benchmarks import arguments, timing
+from benchmarks import Json, arguments, timing
 
-Json = dict[str, Any]
 Shape = tuple[int, ...]
 # Dense, or of an embedding table: ids (int64), and as many rows (float32).
 Gradient = np.ndarray | tuple[np.ndarray, np.ndarray]
@@ -114,10 +112,6 @@ def checksum(arrays: Sequence[np.ndarray]) -> int:
     for array in arrays:
         found = zlib.crc32(array.tobytes(), found)
     return found
-
-
-def endless(turns: Sequence[Any]) -> itertools.cycle:
-    return itertools.cycle(turns)
 
 
 def refuse(options: Sequence[str], library: str) -> None:

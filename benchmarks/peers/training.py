@@ -13,11 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import arguments
+from benchmarks import Json, arguments
 from benchmarks.peers import of_tensorflow, server
 from benchmarks.train_tasks import TASKS, Batch, distinct, repeated
-
-Json = dict[str, Any]
 
 BATCHES = 8  # different ones, so that rows of embeddings are not always in the caches
 CHECKED_STEPS = 3
