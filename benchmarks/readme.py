@@ -37,11 +37,10 @@ def machine(found: Json, cases: Sequence[Json]) -> str:
     """One line: on what, with what, when."""
     runs = {case["run"]: found["runs"][case["run"]] for case in cases}
     run = next(iter(runs.values()))
-    versions = ", ".join(
-        f"{shown} {run['versions'][name]}"
-        for name, shown in VERSIONS.items()
-        if name in run["versions"]
-    )
+    used = {
+        name: {one["versions"].get(name) for one in runs.values()} - {None} for name in VERSIONS
+    }
+    versions = ", ".join(f"{VERSIONS[n]} {'/'.join(sorted(v))}" for n, v in used.items() if v)
     if "gpu" in run["machine"]:
         card = run["machine"]["gpu"]
         on = f"an {card['name']} (driver {card['driver']})"
@@ -54,7 +53,7 @@ def machine(found: Json, cases: Sequence[Json]) -> str:
 
 def steps(found: Json) -> str:
     """Milliseconds of a step of AdamW by row and model, and on what."""
-    cases = [case for name in MODELS for case in found["cases"] if is_main(case, name)]
+    cases = main_cases(found, MODELS)
     headings = [""]
     for case in cases:
         size = case["weights"]
@@ -69,19 +68,21 @@ def steps(found: Json) -> str:
             bold = key in ("ours_eager", "ours_function")
             rows.append([f"**{cell}**" if bold and cell else cell for cell in cells])
     table = markdown(headings, rows)
-    return f"medians of one run on {machine(found, cases)}\n\n{table}"
+    return f"medians on {machine(found, cases)}\n\n{table}"
 
 
-def is_main(case: Json, model: str) -> bool:
-    wanted = {"sweep": "models", "optimizer": "AdamW", "model": model, "options": []}
-    return all(case[name] == value for name, value in wanted.items())
+def main_cases(found: Json, names: Iterable[str]) -> list[Json]:
+    """AdamW over some models, with the most threads that were measured."""
+    wanted = {"sweep": "models", "optimizer": "AdamW", "options": []}
+    cases = [c for c in found["cases"] if all(c[name] == wanted[name] for name in wanted)]
+    cases.sort(key=lambda case: case["threads"])
+    by_model = {case["model"]: case for case in cases}
+    return [by_model[name] for name in names if name in by_model]
 
 
 def memory_and_tracing(found: Json) -> str:
     """What a step takes beyond what is held, for each weight, and what tracing it takes."""
-    cases = [
-        case for name in ("resnet50", "bert") for case in found["cases"] if is_main(case, name)
-    ]
+    cases = main_cases(found, ("resnet50", "bert"))
     cases += [c for c in found["cases"] if (c["optimizer"], c["model"]) == ("Lamb", "resnet50")]
     by_label = [{row["label"]: row for row in case["rows"] if "ms" in row} for case in cases]
     rows = []
