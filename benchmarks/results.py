@@ -71,7 +71,7 @@ def run_of(options: Options, peers: Json) -> Json:
         "machine": machine,
         "versions": versions,
         "settings": options.json,
-        **{name: ours.get(name) for name in ("native", "malloc_keeps_memory")},
+        **{name: ours[name] for name in ("native", "malloc_keeps_memory") if name in ours},
     }
 
 

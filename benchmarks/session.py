@@ -70,8 +70,10 @@ class Row:
         if self.failed or not self.repeats:
             return found
         found |= results.summary([scale * seconds for seconds in self.repeats])
-        more = {} if self.is_stream else self.about
-        return found | {name: value for name, value in more.items() if value is not None}
+        for name, value in () if self.is_stream else self.about.items():
+            if value is not None:
+                found[name] = results.rounded(value) if isinstance(value, float) else value
+        return found
 
 
 def rows_of(names: Iterable[str], without_slow: bool = False) -> list[Row]:

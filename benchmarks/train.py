@@ -170,7 +170,6 @@ COLUMNS = (
     ("optimizer ms", "ms_of_optimizer", ".3g", 1),
     ("Keras/this", "speedup", ".2f", 1),
     ("off", "difference", ".1e", 1),
-    ("first step s", "first_step_seconds", ".2f", 1),
 )
 CAPTION = (
     "optimizer: the time beyond that of a step without one. off: distance of the weights to Keras' "

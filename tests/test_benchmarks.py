@@ -450,7 +450,7 @@ class TestResults:
             ("2002", []),
         ]
         run = content["runs"]["2002"]
-        assert {"revision", "command", "settings", "versions", "native"} <= set(run)
+        assert {"revision", "command", "settings", "versions", "machine"} <= set(run)
         assert run["machine"]["gpu"] == "a card"
 
     def test_another_protocol_is_not_merged(self, tmp_path):

@@ -148,7 +148,7 @@ class Server(server.Server):
 
     def build(self, **given: Any) -> Json:
         with tf.device(self.library.device):
-            return super().build(**given)
+            return {"route": super().build(**given)["route"]}
 
     def repeat(self, row: str) -> Json:
         with tf.device(self.library.device):
