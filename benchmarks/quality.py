@@ -121,7 +121,7 @@ def measure_optimizer(course: Course, competitor: Competitor, protocol: Protocol
         "grid": {"rates": rates, "validation_losses": [scores[rate] for rate in rates]},
         "rate": best,
         "at_edge": at_edge,
-        "route": getattr(trainer.optimizer, "route", "Keras"),
+        "route": str(getattr(trainer.optimizer, "route", "Keras")),
         **reported(runs, course.task, course.checkpoints),
     }
 

@@ -48,7 +48,7 @@ class TensorFlowStep(server.Step):
 
     @property
     def route(self) -> str:
-        return getattr(self.optimizer, "route", "")
+        return str(getattr(self.optimizer, "route", ""))
 
     def finish(self) -> None:
         wait_for(self.variables)

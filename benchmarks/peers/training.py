@@ -106,7 +106,7 @@ class Training(server.Step):
 
     @property
     def route(self) -> str:
-        return getattr(self.optimizer, "route", "")
+        return str(getattr(self.optimizer, "route", ""))
 
 
 def _dataset(batches: list[Batch]) -> tf.data.Dataset:
