@@ -4,7 +4,7 @@ The library has no Python in it, so one wheel serves every Python version. Where
 the package is installed without it and says why at run time (`tf_optim_ext.native.why_not()`).
 """
 
-import importlib.util
+import json
 import pathlib
 import sys
 
@@ -15,13 +15,15 @@ from setuptools.command.build_py import build_py
 HERE = pathlib.Path(__file__).parent
 
 
-def _builder():
-    # By path: importing the package would import TensorFlow, which may be missing.
-    path = HERE / "tf_optim_ext" / "native" / "build.py"
-    spec = importlib.util.spec_from_file_location("native_build", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _build_or_report(target):
+    """Builds the library into a folder; returns why that was not possible, or None."""
+    try:
+        from tf_optim_ext import build
+    except ImportError as error:
+        reason = f"TensorFlow is needed for it: {error}"
+        (target / "build.json").write_text(json.dumps({"error": reason}) + "\n")
+        return reason
+    return build.build_or_report(target)
 
 
 class BuildWithNativeLibrary(build_py):
@@ -32,7 +34,7 @@ class BuildWithNativeLibrary(build_py):
         sys.path.insert(0, str(HERE))
         in_place = self.editable_mode
         package = HERE if in_place else pathlib.Path(self.build_lib)
-        reason = _builder().build_or_report(package / "tf_optim_ext" / "native")
+        reason = _build_or_report(package / "tf_optim_ext" / "backends" / "native")
         if reason:
             self.warn(f"the native library was not built: {reason}")
 

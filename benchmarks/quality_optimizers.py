@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from tf_optim_ext.schedule_free import ScheduleFreeOptimizer
 
 import tf_optim_ext
 from benchmarks import arguments

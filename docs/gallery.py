@@ -30,7 +30,7 @@ from PIL import Image  # noqa: E402
 
 import tf_optim_ext  # noqa: E402
 from tf_optim_ext import optimizers  # noqa: E402
-from tf_optim_ext.schedule_free import ScheduleFreeOptimizer  # noqa: E402
+from tf_optim_ext.base.schedule_free import ScheduleFreeOptimizer  # noqa: E402
 
 STEPS = 200
 JUDGED = 20  # last steps, whose mean loss chooses the rate

@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(ROOT))  # The pages are those of this tree, whatever is installed.
 
 from tf_optim_ext import __main__, optimizers  # noqa: E402
-from tf_optim_ext.optimizer import Optimizer  # noqa: E402
+from tf_optim_ext.base.optimizer import Optimizer  # noqa: E402
 
 COMMON = "common-arguments.md"
 LISTS = ("Args", "Raises")

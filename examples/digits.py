@@ -70,7 +70,7 @@ class Run:
     @property
     def route(self) -> str:
         """Where the optimizer ran; every optimizer of tf_optim_ext can say it, Keras' cannot."""
-        return getattr(self.optimizer, "route", "Keras")
+        return str(getattr(self.optimizer, "route", "Keras"))
 
 
 def load_data(seed: int) -> tuple[Arrays, Arrays]:

@@ -177,7 +177,7 @@ has_twin = pytest.mark.parametrize(
 def arguments(draw, entry):
     """Strategy: valid constructor arguments of an entry's optimizer."""
     result = {**entry.arguments, "learning_rate": draw(st.floats(0, 1))}
-    for name, interval in entry.cls.hyperparameters.items():
+    for name, interval in entry.cls.declaration().intervals.items():
         if interval == "boolean":
             result[name] = draw(st.booleans())
             continue

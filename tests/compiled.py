@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tf_optim_ext.lowering import cpp
-from tf_optim_ext.native import build
+from tf_optim_ext import build
+from tf_optim_ext.codegen import cpp
 
 SOURCES = pathlib.Path(__file__).parent / "native"
 FORMATS = [np.dtype(d) for d in (np.float32, ml_dtypes.bfloat16, np.float16)]

@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 import tf_optim_ext
-from tf_optim_ext import native
+from tf_optim_ext.backends import native
+from tf_optim_ext.backends.native import loader
 
 
 def start():
@@ -28,7 +29,7 @@ def start():
     return {
         "why_not": native.why_not(),
         "instruction_set": native.instruction_set(),
-        "route": optimizer.route,
+        "route": str(optimizer.route),
         "has": native.has(optimizer._program()),
         "result": variable.numpy().tolist(),
         "package": str(pathlib.Path(tf_optim_ext.__file__).parent),
@@ -74,7 +75,7 @@ def _sparse(rng, indices, shape):
 def digests():
     """The digest with each instruction set."""
     found = {}
-    for name in native.BEST_FIRST:
+    for name in loader.BEST_FIRST:
         try:
             native.use(name)
         except (ValueError, RuntimeError):
@@ -88,15 +89,15 @@ def broken():
 
     Changes the package: it must be a copy.
     """
-    os.environ.pop(native.VARIABLE, None)
-    folder = pathlib.Path(native.__file__).parent
-    report = folder / native.REPORT
+    os.environ.pop(loader.VARIABLE, None)
+    folder = loader.HERE
+    report = folder / loader.REPORT
     good = report.read_text()
     contents = json.loads(good)
     found = {}
 
     def ask(name):
-        found[name] = native._load()[1]
+        found[name] = loader._load()[1]
 
     ask("good")
     report.unlink()
@@ -113,7 +114,7 @@ def broken():
         report.write_text(text)
         ask(name)
     # Each in a folder of its own: the loader remembers what it has loaded.
-    library = (folder / native.LIBRARY).read_bytes()
+    library = (folder / loader.LIBRARY).read_bytes()
     for name, contents in {
         "no library": None,
         "library cut off": library[:40],
@@ -121,13 +122,13 @@ def broken():
         "zeros for a library": bytes(len(library)),
         "folder for a library": "folder",
     }.items():
-        native.HERE = folder / name
-        native.HERE.mkdir()
-        (native.HERE / native.REPORT).write_text(good)
+        loader.HERE = folder / name
+        loader.HERE.mkdir()
+        (loader.HERE / loader.REPORT).write_text(good)
         if contents == "folder":
-            (native.HERE / native.LIBRARY).mkdir()
+            (loader.HERE / loader.LIBRARY).mkdir()
         elif contents is not None:
-            (native.HERE / native.LIBRARY).write_bytes(contents)
+            (loader.HERE / loader.LIBRARY).write_bytes(contents)
         ask(name)
     return found
 

@@ -5,12 +5,14 @@ import numpy as np
 import tensorflow as tf
 
 import tf_optim_ext
-from tf_optim_ext import native, programs, targets
-from tf_optim_ext.lowering.scalars import Scalars
+from tf_optim_ext import catalogue
+from tf_optim_ext.backends import native
+from tf_optim_ext.backends.scalars import Scalars
+from tf_optim_ext.engine import targets
 
 FORMATS = (np.float32, ml_dtypes.bfloat16, np.float16)
 # Each under the first of its titles.
-ALL = {p.fingerprint: (title, p) for title, p in reversed(programs.all_programs())}
+ALL = {p.fingerprint: (title, p) for title, p in reversed(catalogue.all_programs())}
 ALL = dict(reversed(ALL.values()))
 # Without those whose result for one variable is meant to depend on the others.
 PROGRAMS = {title: p for title, p in ALL.items() if not p.is_joint}
@@ -83,7 +85,7 @@ def assert_same_bits(actual, expected):
 def sgd_step(variables, gradients, learning_rate=0.5, **arguments):
     optimizer = tf_optim_ext.SGD(learning_rate, **arguments)
     optimizer.apply(gradients, variables)
-    assert optimizer.route.startswith("native")
+    assert optimizer.route.is_native
 
 
 def make_copy_on_read(variable):

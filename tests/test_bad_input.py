@@ -273,7 +273,7 @@ class TestNoVariable:
     @pytest.mark.parametrize(
         "method", ["exclude_from_weight_decay", "exclude_from_layer_adaptation"]
     )
-    def test_exempted(self, method):
+    def test_excluded(self, method):
         optimizer = tf_optim_ext.Lamb(0.1)
         with pytest.raises(TypeError, match=r"is needed\. Received: 'kernel'"):
             getattr(optimizer, method)(["kernel"])

@@ -31,13 +31,13 @@ def changed_arguments(entry):
     optimizer = entry.make()
     optimizer.build(make_variables())
     program, changed = optimizer._program(), {}
-    for name, interval in entry.cls.hyperparameters.items():
+    for name, interval in entry.cls.declaration().intervals.items():
         before = getattr(optimizer, name)
         if name not in program.hyperparameters or interval == "boolean":
             continue
         if any(
-            source == name and optimizer.__dict__[flag] == meaning
-            for flag, (source, _, meaning) in entry.cls.derived_flags.items()
+            flag.hyperparameter == name and getattr(optimizer, flag.name) == flag.value
+            for flag in entry.cls.declaration().derived.values()
         ):
             continue
         allowed = Range(interval)
@@ -140,7 +140,7 @@ class TestEveryOptimizer:
         optimizer.build(variables)
         for name, value in entry.bad.items():
             before = getattr(optimizer, name, None)
-            if name in entry.cls.hyperparameters or name == "weight_decay":
+            if name in entry.cls.declaration().intervals or name == "weight_decay":
                 with unchanged(optimizer, variables), pytest.raises(ValueError, match=f"`{name}`"):
                     setattr(optimizer, name, value)
                 assert getattr(optimizer, name) is before

@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from legacy import legacy
 
 import tf_optim_ext
-from tf_optim_ext import arguments as arguments_of_all
+from tf_optim_ext import Boolean, Hyperparameter, Slot
+from tf_optim_ext.base import arguments as arguments_of_all
 from tf_optim_ext.checks import Range
 from tf_optim_ext.rule import lerp, sign
 
@@ -50,6 +51,10 @@ COUNTED_FROM_0 = ("momentum", "total_steps", "alpha_warmup_steps", "beta_3_warmu
 COUNTED_FROM_0 += ("min_lr", "warmup_proportion", "learning_rate_power")
 
 
+def intervals_of(cls):
+    return {**cls.declaration().intervals, "learning_rate": "[0, inf)"}
+
+
 class TestHyperparameters:
     @pytest.mark.family
     def test_out_of_range(self, entry):
@@ -57,12 +62,12 @@ class TestHyperparameters:
             with pytest.raises(ValueError, match=f"^{entry.cls.__name__}: `{name}`") as error:
                 entry.make(**{name: value})
             assert repr(value) in str(error.value)
-            interval = {**entry.cls.hyperparameters, "learning_rate": "[0, inf)"}.get(name, "")
+            interval = intervals_of(entry.cls).get(name, "")
             assert interval.replace("boolean", "True or False") in str(error.value)
 
     def test_bounds(self, entry):
         # The bounds themselves, and the numbers next to them.
-        for name, interval in {**entry.cls.hyperparameters, "learning_rate": "[0, inf)"}.items():
+        for name, interval in intervals_of(entry.cls).items():
             if interval == "boolean":
                 continue
             low, high = (float(x) for x in interval[1:-1].split(","))
@@ -332,7 +337,8 @@ class TestConfig:
         defaults = {n: p.default for n, p in inspect.signature(entry.cls).parameters.items()}
         # Flags, and what a flag excludes, have entries of their own.
         at_default = {n for n in arguments if arguments[n] == defaults[n]}
-        assert at_default <= {*entry.cls.flags, *entry.cls.choices, *COUNTED_FROM_0}
+        declaration = entry.cls.declaration()
+        assert at_default <= {*declaration.flags, *declaration.choices, *COUNTED_FROM_0}
         optimizer = entry.cls(**arguments)
         config = optimizer.get_config()
         # What only this package knows is left out if it is not used.
@@ -371,7 +377,7 @@ class TestConfig:
         config = {**entry.make().get_config(), "momentun": 1.0}
         with pytest.raises((TypeError, ValueError), match="momentun") as error:
             entry.cls.from_config(config)
-        for word in ("learning_rate", "clipnorm", *entry.cls.hyperparameters):
+        for word in ("learning_rate", "clipnorm", *entry.cls.declaration().intervals):
             assert word in str(error.value)
 
     @has_twin
@@ -472,10 +478,8 @@ class TestCopies:
 class Signed(tf_optim_ext.Optimizer):
     """Descends along the sign of a mean of gradients; if `biased`, of the mean less a constant."""
 
-    slots = ("mean", "unused")
-    slot_initializers = {"mean": "ones"}
-    hyperparameters = {"rho": "(0, 1)"}
-    flags = ("biased",)
+    state = [Slot("mean", "ones"), Slot("unused")]
+    hyperparameters = [Hyperparameter("rho", "(0, 1)"), Boolean("biased")]
 
     def __init__(self, learning_rate=0.5, rho=0.5, biased=False, **kwargs):
         super().__init__(learning_rate, rho=rho, biased=biased, **kwargs)
@@ -490,7 +494,7 @@ class TestSubclass:
     def test_own_rule(self):
         variable = tf.Variable([1.0, 1.0])
         optimizer = Signed(0.5, rho=0.75)
-        assert optimizer.route.startswith("none")
+        assert optimizer.route.kind == "none"
         optimizer.apply_gradients([(tf.constant([-1.0, -9.0]), variable)])
         # The means are 0.75 - 0.25 and 0.75 - 2.25.
         assert np.asarray(optimizer.get_slot(variable, "mean")).tolist() == [0.5, -1.5]
@@ -500,7 +504,7 @@ class TestSubclass:
     def test_route_says_why(self, native_only):
         optimizer = Signed()
         train(optimizer, make_variables())
-        assert optimizer.route == "tensorflow: the rule is not in the native library"
+        assert str(optimizer.route) == "tensorflow: the rule is not in the native library"
 
     def test_frame_comes_with_it(self):
         frame = {
@@ -589,12 +593,24 @@ class TestSubclass:
 
         optimizer = Renamed(0.1)
         train(optimizer, make_variables())
-        assert optimizer.route.startswith("native")
+        assert optimizer.route.is_native
+
+    @pytest.mark.parametrize("declared", [{"rho": "(0, 1)"}, ["rho"], [Slot("rho")], "rho"])
+    def test_what_is_no_declaration_is_refused(self, declared):
+        with pytest.raises(TypeError, match="`hyperparameters` of Wrong must be a list of Hyper"):
+            type("Wrong", (Signed,), {"hyperparameters": declared})
+
+    def test_declarations_are_inherited_and_may_be_declared_anew(self):
+        class Heir(Signed):
+            state = [Slot("mean", 2.0), Slot("more")]
+
+        declaration = Heir.declaration()
+        assert declaration.initial == {"mean": 2.0, "unused": 0.0, "more": 0.0}
+        assert declaration.arguments == ["rho", "biased"]
 
     def test_separate_slots_come_last(self):
         class Separate(Signed):
-            slots = ("first", "mean", "last")
-            separate_slots = ("first",)
+            state = [Slot("first", separate=True), Slot("last")]
 
             @staticmethod
             def rule(w, g, s, h):

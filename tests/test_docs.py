@@ -8,8 +8,10 @@ import runpy
 import pytest
 
 import tf_optim_ext
-from tf_optim_ext import __main__, native, optimizers, programs, route
-from tf_optim_ext.lowering import cpp
+from tf_optim_ext import __main__, catalogue, optimizers
+from tf_optim_ext.backends import native
+from tf_optim_ext.codegen import cpp
+from tf_optim_ext.engine import route
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -61,7 +63,7 @@ def test_route_docstring_example():
 
 @pytest.mark.parametrize("cls", optimizers.ALL, ids=lambda cls: cls.__name__)
 def test_docstrings_tell_arguments_and_source(cls):
-    for name in (*cls.hyperparameters, "learning_rate", "weight_decay"):
+    for name in (*cls.declaration().intervals, "learning_rate", "weight_decay"):
         assert f"{name}:" in cls.__doc__, name
     assert "arXiv" in cls.__doc__ or "Reference:" in cls.__doc__
 
@@ -91,5 +93,5 @@ def test_every_optimizer_is_public_and_compiled(native_only):
     for cls in optimizers.ALL:
         assert getattr(tf_optim_ext, cls.__name__) is cls
         assert cls.__name__ in tf_optim_ext.__all__
-    for title, program in programs.all_programs():
+    for title, program in catalogue.all_programs():
         assert native.has(program), title

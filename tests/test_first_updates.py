@@ -16,6 +16,7 @@ import tensorflow as tf
 from common import arrays, same, train
 
 import tf_optim_ext
+from tf_optim_ext import Slot
 from tf_optim_ext.rule import unless_set
 
 STEPS, FIRST = 9, 4
@@ -26,7 +27,7 @@ WEIGHTS, SLOTS = 32, 12
 
 def unset_slots(entry):
     """Names of the state that is NaN before the first update."""
-    initial = entry.make().slot_initializers
+    initial = entry.cls.declaration().initial
     return [
         n for n, v in initial.items() if isinstance(v, float) and math.isnan(v) and n in entry.slots
     ]
@@ -72,7 +73,7 @@ def test_missing_gradients_as_in_the_reference(entry, missing, route):
             values["w"].append(variable.numpy())
             for name in entry.slots:
                 values[name].append(np.array(optimizer.get_slot(variable, name)))
-    assert optimizer.route == route.expected
+    assert str(optimizer.route) == route.expected
 
     without = [None if i in missing else g for i, g in enumerate(pairs[1][1])]
     for values, (weights, _), gradients in zip(found, pairs, [pairs[0][1], without], strict=True):
@@ -236,8 +237,7 @@ class TestAverage:
 class FromTheWeights(tf_optim_ext.Optimizer):
     """A rule of a user, which pulls the weights back to where they started."""
 
-    slots = ("start",)
-    slot_initializers = {"start": math.nan}
+    state = [Slot("start", math.nan)]
 
     @staticmethod
     def rule(w, g, s, h):
@@ -260,7 +260,7 @@ def test_rule_of_a_user(route):
 
 def test_slots_that_copy_the_weights_are_refused():
     class Copies(FromTheWeights):
-        slot_initializers = {"start": "weights"}
+        state = [Slot("start", "weights")]
 
     optimizer = Copies(0.5)
     with pytest.raises(ValueError, match=r"unless_set\(s\.start, w, h\)"):

@@ -12,7 +12,8 @@ import tensorflow as tf
 from common import outcomes_of
 
 import tf_optim_ext
-from tf_optim_ext import compat, native
+from tf_optim_ext import _keras
+from tf_optim_ext.backends import native
 
 PAGE, MOST = 2**21, 4 * 2**21
 ROWS, WIDTH = 2**15, 256  # 32 MiB
@@ -39,7 +40,7 @@ class Watch:
 
 @pytest.fixture
 def watch(native_only):
-    function = native._library()._functions.tf_optim_ext_watch_huge_pages
+    function = native.library()._functions.tf_optim_ext_watch_huge_pages
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
     watch = Watch()
     called = kind(watch)
@@ -50,7 +51,7 @@ def watch(native_only):
 
 def address(variable):
     """Where the values of a variable are."""
-    return compat.tensorflow_variable(variable).read_value()._numpy().ctypes.data
+    return _keras.tensorflow_variable(variable).read_value()._numpy().ctypes.data
 
 
 def pages_of(variable):
@@ -64,7 +65,7 @@ def make(*others, **arguments):
     table = tf.Variable(tf.zeros([ROWS, WIDTH]))
     optimizer = tf_optim_ext.SGD(0.5, momentum=0.5, **arguments)
     optimizer.build([table, *others])
-    slot = compat.tensorflow_variable(optimizer.get_slot(table, "momentum"))
+    slot = _keras.tensorflow_variable(optimizer.get_slot(table, "momentum"))
     return table, slot, optimizer
 
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import tf_optim_ext
-from tf_optim_ext import replica
-from tf_optim_ext.interrupts import DeferredInterrupts
+from tf_optim_ext.backends import replica
+from tf_optim_ext.engine.interrupts import DeferredInterrupts
 
 ACCUMULATING = {"gradient_accumulation_steps": 3}
 OPTIONS = [{}, {"use_ema": True}, ACCUMULATING, {**ACCUMULATING, "use_ema": True}]

@@ -93,7 +93,7 @@ def initial_norm():
     return np.sqrt(sum(np.sum(np.square(g)) for g in normal(0, initial_weights())))
 
 
-def exempt_from_adaptation(optimizer):
+def exclude_from_adaptation(optimizer):
     optimizer.exclude_from_layer_adaptation(var_names=[""])
     return optimizer
 
@@ -315,7 +315,7 @@ CASES = {
     ),
     # ---- norms of layers
     "Lamb without adaptation is AdamW": Case(
-        lambda: exempt_from_adaptation(lib.Lamb(**ADAM, **DECAY)),
+        lambda: exclude_from_adaptation(lib.Lamb(**ADAM, **DECAY)),
         lambda: lib.AdamW(**ADAM, **DECAY),
     ),
     "LAMB without adaptation is AdamW": Case(
@@ -323,12 +323,12 @@ CASES = {
         lambda: lib.AdamW(**ADAM, **DECAY),
     ),
     "LARS without adaptation is SGD with L2": Case(
-        lambda: exempt_from_adaptation(lib.LARS(0.1, momentum=0.8, **DECAY)),
+        lambda: exclude_from_adaptation(lib.LARS(0.1, momentum=0.8, **DECAY)),
         lambda: lib.SGD(0.1, momentum=0.8),
         others=with_l2(0.3),
     ),
     "LARS without adaptation is SGD with Nesterov momentum": Case(
-        lambda: exempt_from_adaptation(lib.LARS(0.1, momentum=0.8, nesterov=True)),
+        lambda: exclude_from_adaptation(lib.LARS(0.1, momentum=0.8, nesterov=True)),
         lambda: lib.SGD(0.1, momentum=0.8, nesterov=True),
     ),
     "NovoGrad that forgets norms is SGD with clipped gradients": Case(

@@ -15,7 +15,7 @@ import registry
 import tensorflow as tf
 
 import tf_optim_ext
-from tf_optim_ext.lowering import numpy as numpy_lowering
+from tf_optim_ext.backends import numpy as numpy_lowering
 
 STEPS = 12
 # The last but one is longer than a segment of the native driver, the last is two of them and more.
@@ -173,7 +173,7 @@ class TestFloat32:
         on_tensorflow = on_tensorflow_route(entry.name, shapes)
         is_another = route.name != "tensorflow"
         optimizer, found = of_entry(entry, route, shapes) if is_another else on_tensorflow
-        assert optimizer.route == route.expected
+        assert str(optimizer.route) == route.expected
         wanted, of_tensorflow = expected(entry.name, shapes), on_tensorflow[1]
         for shape, values, steps, others in zip(shapes, found, wanted, of_tensorflow):
             assert set(values) == {"w", *entry.slots}
@@ -233,7 +233,7 @@ class TestSpecialValues:
         optimizer = entry.make(clipvalue=clipvalue)
         gradients = np.stack([first, second])
         (found,) = trajectory(optimizer, route, [weights], [gradients], entry.slots)
-        assert optimizer.route == route.expected
+        assert str(optimizer.route) == route.expected
         (wanted,) = in_numpy(entry.make(clipvalue=clipvalue), [weights], [gradients])
         for name, steps in wanted.items():
             for actual, value in zip(found[name], steps, strict=True):
@@ -313,7 +313,7 @@ class TestRecordings:
     def test_float32(self, name, route):
         metadata, optimizer, weights, gradients, steps = self.load(name, np.float32)
         found = trajectory(optimizer, route, weights, gradients, steps[0][0][1])
-        assert optimizer.route == route.expected
+        assert str(optimizer.route) == route.expected
         for values, wanted in zip(found, steps, strict=True):
             assert_equals(
                 values, wanted, self.WEIGHTS, self.SLOTS, name, LOOSE.get(metadata["reference"])
@@ -388,7 +388,7 @@ class TestSixteenBits:
         optimizer = entry.make()
         gradients = [g[-self.STEPS :] for _, g in data]
         found = trajectory(optimizer, route, weights, gradients, entry.slots)
-        assert optimizer.route == route.expected
+        assert str(optimizer.route) == route.expected
         # The twin starts each step from the rounded weights.
         twin = entry.make()
         variables = [tf.Variable(w.astype(np.float32)) for w in weights]
@@ -436,9 +436,9 @@ class TestOtherDtypes:
         weights = weights.astype(np.float64) + 1e-12
         (found,) = trajectory(optimizer, route, [weights], [gradients], entry.slots)
         if name != "default":
-            assert optimizer.route == route.expected
+            assert str(optimizer.route) == route.expected
         elif conftest.POSSIBLE:
-            assert optimizer.route == "tensorflow: weights of dtype float64"
+            assert str(optimizer.route) == "tensorflow: weights of dtype float64"
         assert all(value.dtype == np.float64 for values in found.values() for value in values)
         (wanted,) = entry.expected([weights], [gradients.astype(np.float64)])
         assert_equals(found, wanted, FLOAT64, FLOAT64, entry=entry)
@@ -470,7 +470,7 @@ class TestOtherDtypes:
         optimizer = entry.make()
         weights, gradients = [w for w, _ in data], [g[-3:] for _, g in data]
         together = trajectory(optimizer, route, weights, gradients, entry.slots)
-        assert optimizer.route == route.expected
+        assert str(optimizer.route) == route.expected
         if route.name == "xla":  # which fuses differently when there is more
             return
         for w, g, values in zip(weights, gradients, together):
@@ -486,7 +486,7 @@ class TestOtherDtypes:
         variables = [tf.Variable(weights), tf.Variable(weights.astype(np.float64))]
         for g in gradients[-3:]:
             optimizer.apply([tf.constant(g), tf.constant(g)], variables)
-        assert optimizer.route.startswith("tensorflow: ")
+        assert optimizer.route.kind == "tensorflow"
         with tf_optim_ext.portable():
             for dtype, variable in zip((np.float32, np.float64), variables):
                 other = entry.make()
@@ -504,7 +504,7 @@ def step():
 
     def run():
         optimizer.apply([tf.ones(2)], [variable])
-        return optimizer.route
+        return str(optimizer.route)
 
     return run
 
@@ -590,7 +590,7 @@ class TestPortable:
 
 class TestRoute:
     def test_before_the_first_step(self):
-        assert tf_optim_ext.SGD().route == "none: no step was run or traced yet"
+        assert str(tf_optim_ext.SGD().route) == "none: no step was run or traced yet"
 
     def test_of_a_rule_that_the_library_has_not(self, native_only):
         class Halving(tf_optim_ext.Optimizer):
@@ -601,7 +601,7 @@ class TestRoute:
         variable = tf.Variable([2.0, 4.0])
         optimizer = Halving(1.0)
         optimizer.apply([tf.constant([0.5, 0.25])], [variable])
-        assert optimizer.route == "tensorflow: the rule is not in the native library"
+        assert str(optimizer.route) == "tensorflow: the rule is not in the native library"
         np.testing.assert_array_equal(variable, [0.5, 1.75])
 
     def test_sparse_step_traced_outside_and_called_inside_xla_fails_cleanly(self, native_only):

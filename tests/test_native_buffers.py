@@ -7,12 +7,12 @@ from common import make_variables
 from native_steps import make_copy_on_read, sgd_step
 
 import tf_optim_ext
-from tf_optim_ext import compat
+from tf_optim_ext import _keras
 
 
 def address(variable):
     """Where the values of a variable are; nobody holds them afterwards."""
-    return compat.tensorflow_variable(variable).read_value()._numpy().ctypes.data
+    return _keras.tensorflow_variable(variable).read_value()._numpy().ctypes.data
 
 
 @pytest.mark.usefixtures("native_only")

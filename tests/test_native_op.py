@@ -6,7 +6,7 @@ import tensorflow as tf
 from native_steps import SGD
 
 import tf_optim_ext
-from tf_optim_ext import native
+from tf_optim_ext.backends import native
 
 
 def handle_of(value):
@@ -43,7 +43,7 @@ class Op:
         }
 
     def run(self):
-        native._library().ops.tf_optim_ext_step(**self.arguments)
+        native.library().ops.tf_optim_ext_step(**self.arguments)
 
     def values(self):
         return [np.array(v) for v in self.kept]
@@ -463,7 +463,7 @@ class TestOp:
     )
     def test_squared_norms_of_what_they_cannot_be_of(self, gradients):
         with pytest.raises((ValueError, TypeError, tf.errors.OpError)):
-            native._library().ops.tf_optim_ext_squared_norms(gradients=gradients())
+            native.library().ops.tf_optim_ext_squared_norms(gradients=gradients())
 
     def test_shape_of_squared_norms(self):
         @tf.function

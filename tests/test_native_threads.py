@@ -12,8 +12,10 @@ import tensorflow as tf
 from native_steps import make_copy_on_read, numbers, step
 
 import tf_optim_ext
-from tf_optim_ext import native, programs, targets
-from tf_optim_ext.lowering.scalars import Scalars
+from tf_optim_ext.backends import native
+from tf_optim_ext.backends.scalars import Scalars
+from tf_optim_ext.engine import targets
+from tf_optim_ext.rule import auxiliary
 
 
 def in_threads(functions, timeout=120):
@@ -41,7 +43,7 @@ def in_threads(functions, timeout=120):
 
 def add_ones(variables, times):
     """Adds one to variables again and again; exact, as long as nothing is lost."""
-    program = programs.accumulate()
+    program = auxiliary.accumulate()
     ones = [tf.ones(v.shape) for v in variables]
     handles = [v.handle for v in variables]
     for _ in range(times):
@@ -114,7 +116,7 @@ class TestConcurrency:
             rows = tf.constant(rows, tf.int64)
             ones = tf.IndexedSlices(tf.ones([len(rows), 32]), rows)
             for _ in range(self.TIMES):
-                native.step(programs.accumulate(), group, [ones], Scalars(0, 0.0, 1.0, {}), lazy)
+                native.step(auxiliary.accumulate(), group, [ones], Scalars(0, 0.0, 1.0, {}), lazy)
 
         in_threads([functools.partial(add, rows) for rows in parts])
         expected = np.zeros(3000)
@@ -146,7 +148,7 @@ class TestConcurrency:
                 with contextlib.suppress(tf.errors.InvalidArgumentError):
                     handles = [variable.handle] * 2
                     ones = [tf.ones(20_000)] * 2
-                    step(programs.accumulate(), handles, ones, [], Scalars(0, 0.0, 1.0, {}))
+                    step(auxiliary.accumulate(), handles, ones, [], Scalars(0, 0.0, 1.0, {}))
                     raise AssertionError
 
         in_threads([functools.partial(add_ones, [variable], self.TIMES), bad])

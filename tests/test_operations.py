@@ -10,10 +10,11 @@ import rules
 import tensorflow as tf
 from conftest import INSTRUCTION_SETS
 
-from tf_optim_ext import targets
-from tf_optim_ext.lowering import cpp, scalars
-from tf_optim_ext.lowering import numpy as numpy_lowering
-from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
+from tf_optim_ext.backends import numpy as numpy_lowering
+from tf_optim_ext.backends import scalars
+from tf_optim_ext.backends import tensorflow as tensorflow_lowering
+from tf_optim_ext.codegen import cpp
+from tf_optim_ext.engine import targets
 from tf_optim_ext.rule import (
     clip,
     exp,

@@ -26,7 +26,7 @@ import tf_optim_ext
 
 v1 = tf.compat.v1
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
-WITH_EPSILON = [e for e in registry.ENTRIES if "epsilon" in e.cls.hyperparameters]
+WITH_EPSILON = [e for e in registry.ENTRIES if "epsilon" in e.cls.declaration().intervals]
 
 
 def counter(kind, value=0):
@@ -146,7 +146,7 @@ def _pass(_):
 class TestEpsilon:
     @pytest.mark.family
     def test_none_is_that_of_keras(self, entry):
-        if "epsilon" not in entry.cls.hyperparameters:
+        if "epsilon" not in entry.cls.declaration().intervals:
             assert "epsilon" not in inspect.signature(entry.cls).parameters
             return
         optimizer = entry.make(epsilon=None)

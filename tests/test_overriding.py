@@ -8,7 +8,7 @@ from common import arrays, make_gradients, make_variables, same
 from modes import dense, fit, modes, wrapped
 
 import tf_optim_ext
-from tf_optim_ext.configuration import NOT_CALLED
+from tf_optim_ext._keras import NOT_CALLED
 
 
 def doubling(base):
@@ -109,6 +109,21 @@ class TestWhatIsNotCalled:
         assert called
         assert called <= own | NOT_CALLED
 
+    def test_names_are_those_of_optimizer_v2(self):
+        """All that its step calls with gradients is either ours, or in the list."""
+        import tf_keras
+
+        own = {name for cls in tf_optim_ext.SGD.__mro__ for name in _own_names(cls)}
+        of_steps = ("_transform", "_aggregate", "_get_gradients", "_compute_gradients", "_create_s")
+        more = ("_create_all", "_distributed_apply", "_resource_apply")
+        called = {
+            name
+            for name in vars(tf_keras.optimizers.legacy.Optimizer)
+            if name.startswith((*of_steps, *more)) and name != "_create_slots_for_sharded_variables"
+        }
+        assert "_aggregate_gradients" in called
+        assert called <= own | NOT_CALLED
+
 
 def _own_names(cls):
     return vars(cls) if cls.__module__.startswith("tf_optim_ext") else ()
@@ -124,4 +139,4 @@ def test_route_is_that_of_the_rule():
         optimizer, variable = Mine(0.5, **options), tf.Variable(1.0)
         for _ in range(2):
             optimizer.apply_gradients([(tf.constant(1.0), variable)])
-        assert optimizer.route.startswith("tensorflow: "), options
+        assert optimizer.route.kind == "tensorflow", options

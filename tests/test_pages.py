@@ -74,7 +74,7 @@ def test_page_says_what_it_must(cls):
     assert f"```python\ntf_optim_ext.{cls.__name__}(" in text
     others = "|".join(other.__name__ for other in optimizers.ALL if other is not cls)
     assert "```math\n" in text or re.search(rf"\]\(({others})\.md\)", text)
-    for name in (*cls.hyperparameters, "learning_rate", "weight_decay"):
+    for name in (*cls.declaration().intervals, "learning_rate", "weight_decay"):
         assert f"- `{name}`" in text, name
     reference = re.search(r"\n## References\n\n(.*?)\n\n## ", text, re.DOTALL).group(1)
     assert re.search(r"arXiv:\d{4}\.\d{4,5}|\b(19|20)\d\d\b", reference)

@@ -1,4 +1,4 @@
-"""What only some optimizers have: exemptions from scaling, estimates, another norm, numbers."""
+"""What only some optimizers have: exclusions from scaling, estimates, another norm, numbers."""
 
 import json
 
@@ -22,11 +22,7 @@ from modes import (
 from references import addons, descendants, parameter_free
 
 import tf_optim_ext
-from tf_optim_ext import (
-    ConditionalGradient,
-    NAdamW,
-    Sophia,
-)
+from tf_optim_ext import ConditionalGradient, NAdamW, Sophia
 
 PER_VARIABLE = ("weight_decay", "layer_adaptation")
 LAYERWISE = {
@@ -37,7 +33,7 @@ LAYERWISE = {
 by_layerwise = pytest.mark.parametrize("name", LAYERWISE)
 
 
-def exempt(optimizer, variables, kind):
+def exclude(optimizer, variables, kind):
     """Exempts the bias from decay, and the kernel from adaptation."""
     if kind == "regex":
         optimizer.exclude_from_weight_decay(var_names=["bi.s"])
@@ -81,9 +77,9 @@ class TestLayerwise:
 
     @pytest.mark.parametrize("kind", ["regex", "list"])
     @by_layerwise
-    def test_exemptions(self, name, kind):
+    def test_exclusions(self, name, kind):
         optimizer, variables = self.make(name), make_variables()
-        exempt(optimizer, variables, kind)
+        exclude(optimizer, variables, kind)
         gradients = [make_gradients(i) for i in range(4)]
         for own in gradients:
             optimizer.apply_gradients(zip(own, variables))
@@ -95,7 +91,7 @@ class TestLayerwise:
     @by_layerwise
     def test_survive_from_config(self, name, kind, built):
         optimizer, variables = self.make(name), make_variables()
-        exempt(optimizer, variables, kind)
+        exclude(optimizer, variables, kind)
         if built:
             optimizer.build(variables)
         config = json.loads(json.dumps(optimizer.get_config()))
@@ -161,7 +157,7 @@ class TestLayerwise:
         train(optimizer, variables, 1)
         with unchanged(optimizer, variables), pytest.raises(ValueError, match="before"):
             optimizer.exclude_from_layer_adaptation(var_list=variables)
-        assert "layer_adaptation_exemptions" not in optimizer.get_config()
+        assert "layer_adaptation_exclusions" not in optimizer.get_config()
 
     def test_a_later_call_replaces_an_earlier_one(self):
         optimizer, variables = self.make("LARS"), make_variables()

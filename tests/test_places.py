@@ -11,8 +11,10 @@ import tensorflow as tf
 from common import arrays, assert_close
 
 import tf_optim_ext
-from tf_optim_ext import clipping, compat, native, sparse, targets
-from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
+from tf_optim_ext import _keras
+from tf_optim_ext.backends import native
+from tf_optim_ext.backends import tensorflow as tensorflow_lowering
+from tf_optim_ext.engine import clipping, sparse, targets
 
 HERE = "/job:localhost/replica:0/task:0/device:CPU:0"
 GPU = "/job:localhost/replica:0/task:0/device:GPU:0"
@@ -54,14 +56,14 @@ class TestObstacle:
         "task", ["/job:worker/replica:0/task:1", "/job:chief/replica:0/task:0"]
     )
     def test_in_a_cluster(self, task, monkeypatch):
-        monkeypatch.setattr(compat, "local_task", lambda: task)
+        monkeypatch.setattr(_keras, "local_task", lambda: task)
         assert targets.elsewhere(f"{task}/device:CPU:0") is None
         assert targets.elsewhere(HERE) == f"weights on {HERE}"
         other = task.replace("task:0", "task:2").replace("task:1", "task:0")
         assert targets.elsewhere(f"{other}/device:CPU:0") == f"weights on {other}/device:CPU:0"
 
     def test_the_name_of_this_process(self):
-        assert tf.Variable(1.0).device == f"{compat.local_task()}/device:CPU:0"
+        assert tf.Variable(1.0).device == f"{_keras.local_task()}/device:CPU:0"
 
     def test_only_own_gpus_are_compiled_for(self):
         for device, expected in (

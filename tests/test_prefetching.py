@@ -6,8 +6,8 @@ import compiled
 import pytest
 
 import tf_optim_ext
-from tf_optim_ext.lowering import cpp
-from tf_optim_ext.native import build
+from tf_optim_ext import build
+from tf_optim_ext.codegen import cpp
 
 
 @pytest.mark.parametrize("optimizer", [tf_optim_ext.AdamW, tf_optim_ext.Lamb])

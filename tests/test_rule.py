@@ -1,5 +1,7 @@
 """The rule language: tracing, its errors, and the limits of native kernels."""
 
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -8,14 +10,11 @@ import pytest
 import rules
 
 import tf_optim_ext
-from tf_optim_ext import programs
-from tf_optim_ext.lowering import cpp
-from tf_optim_ext.lowering import numpy as numpy_lowering
-from tf_optim_ext.lowering import tensorflow as tensorflow_lowering
-from tf_optim_ext.native import build
+from tf_optim_ext import build, catalogue
+from tf_optim_ext.backends import numpy as numpy_lowering
+from tf_optim_ext.backends import tensorflow as tensorflow_lowering
+from tf_optim_ext.codegen import cpp
 from tf_optim_ext.rule import (
-    COMPARISONS,
-    RESERVED,
     absolute,
     global_sum,
     lerp,
@@ -28,6 +27,8 @@ from tf_optim_ext.rule import (
     trace,
     where,
 )
+from tf_optim_ext.rule.language import COMPARISONS
+from tf_optim_ext.rule.program import RESERVED
 
 
 def operations(program):
@@ -98,7 +99,7 @@ class TestTracing:
         assert traced == set(cpp.DOUBLE_OPERATIONS) | set(cpp.COMBINE)
 
     def test_arguments_are_numbered_before_their_uses(self):
-        for _, program in programs.all_programs():
+        for _, program in catalogue.all_programs():
             for i, node in enumerate(program.nodes):
                 assert all(arg < i for arg in node.args)
 
@@ -295,10 +296,8 @@ class TestFingerprint:
     def test_the_library_is_found_by_another_process(self):
         # Python's own hashes differ from one process to the next.
         code = (
-            "import sys, types; sys.path.insert(0, sys.argv[1])\n"
-            "package = types.ModuleType('p'); from importlib import util\n"
-            "spec = util.spec_from_file_location('rule', sys.argv[2])\n"
-            "rule = util.module_from_spec(spec); spec.loader.exec_module(rule)\n"
+            "import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from tf_optim_ext import rule\n"
             "def maths(w, g, s, h):\n"
             "    s.m = rule.lerp(g, s.m, h.beta)\n"
             "    return w - h.learning_rate * s.m\n"
@@ -309,19 +308,19 @@ class TestFingerprint:
             s.m = lerp(g, s.m, h.beta)
             return w - h.learning_rate * s.m
 
-        path = sys.modules["tf_optim_ext.rule"].__file__
+        folder = pathlib.Path(tf_optim_ext.__file__).parent.parent
         result = subprocess.run(
-            [sys.executable, "-I", "-c", code, ".", path],
+            [sys.executable, "-I", "-c", code, str(folder)],
             capture_output=True,
             text=True,
             check=True,
-            env={"PYTHONHASHSEED": "1"},
+            env={**os.environ, "PYTHONHASHSEED": "1"},
         )
         assert result.stdout.split() == [trace(maths, ("m",), ("beta",)).fingerprint]
 
     def test_no_two_programs_of_the_package_share_a_name_by_accident(self):
         found = {}
-        for _, program in programs.all_programs():
+        for _, program in catalogue.all_programs():
             assert found.setdefault(program.fingerprint, program) == program
 
 
@@ -494,15 +493,15 @@ class TestLimitsOfNativeKernels:
             cpp.emit_program(trace(rule, (), names), "sixty-five")
 
     def test_they_are_those_of_the_frame(self):
-        header = (build.HERE / "kernel.h").read_text()
+        header = (build.SOURCES / "kernel.h").read_text()
         assert f"kMaxArrays = {cpp.MAX_ARRAYS};" in header
         assert f"kMaxScalars = {cpp.MAX_SCALARS};" in header
         assert f"kMaxReductions = {cpp.MAX_REDUCTIONS};" in header
 
     def test_sources_say_what_they_are(self):
-        text = cpp.emit(programs.all_programs())
+        text = cpp.emit(catalogue.all_programs())
         assert "AdamW(amsgrad=True, cautious=False" in text
-        for _, program in programs.all_programs():
+        for _, program in catalogue.all_programs():
             assert f"namespace {cpp.kernel_name(program)} {{" in text
 
 

@@ -8,9 +8,8 @@ import compiled
 import conftest
 import pytest
 
-from tf_optim_ext import programs
-from tf_optim_ext.lowering import cpp
-from tf_optim_ext.native import build
+from tf_optim_ext import build, catalogue
+from tf_optim_ext.codegen import cpp
 
 # What differs in more than arithmetic: passes, slots, single numbers, sums over all variables, and
 # kernels by row of one and two passes.
@@ -38,7 +37,7 @@ SOURCES = ("driver_test.cc", "huge_pages_test.cc", "rows_test.cc")
 
 def kernels():
     """Source of some kernels: all would take minutes to compile with sanitizers."""
-    chosen = [next((t, p) for t, p in programs.all_programs() if t.startswith(k)) for k in KERNELS]
+    chosen = [next((t, p) for t, p in catalogue.all_programs() if t.startswith(k)) for k in KERNELS]
     return cpp.emit(chosen)
 
 
@@ -119,7 +118,12 @@ def test_driver_with_thread_sanitizer(tmp_path, monkeypatch):
 def test_shared_work(tmp_path, sanitizers):
     program = tmp_path / "shared_work_test"
     flags = ["-std=c++17", "-O2", "-g", "-pthread", f"-fsanitize={sanitizers}"]
-    source = [f"-I{build.HERE}", str(compiled.SOURCES / "shared_work_test.cc"), "-o", str(program)]
+    source = [
+        f"-I{build.SOURCES}",
+        str(compiled.SOURCES / "shared_work_test.cc"),
+        "-o",
+        str(program),
+    ]
     compiler = find_compiler(tmp_path, sanitizers)
     subprocess.run([*compiler, *flags, *source], check=True, capture_output=True)
     check_clean(run(program))

@@ -320,7 +320,7 @@ class TestSwitching:
         step = wrapped(mode, apply)
         for _ in range(5):  # after the first update, y is x
             step()
-        native = optimizer.route.startswith("native")
+        native = optimizer.route.is_native
         assert native == (mode in ("function", "xla") and not tf_optim_ext.native.why_not())
         expected, y = int(optimizer.iterations), arrays(variables)
         refused = (

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tf_optim_ext
-from tf_optim_ext.lowering import numpy as numpy_lowering
+from tf_optim_ext import Slot
+from tf_optim_ext.backends import numpy as numpy_lowering
 
 ROWS, WIDTH, STEPS, COUNT = 9, 3, 5, 6
 SHAPE = (ROWS, WIDTH)
@@ -78,7 +79,7 @@ class Trainer:
 
     def sparse(self, indices, values):
         self._sparse(tf.constant(indices, tf.int64), tf.constant(values))
-        assert self.optimizer.route == self._route.expected
+        assert str(self.optimizer.route) == self._route.expected
 
     def dense(self, indices, values):
         self._dense(tf.constant(densified(indices, values)))
@@ -225,7 +226,7 @@ class TestCatchUp:
     @pytest.mark.parametrize("number", ["step", "learning_rate", "gradient_scale", "weight_decay"])
     def test_factors_that_vary_are_refused(self, number):
         class Varying(tf_optim_ext.Optimizer):
-            slots = ("m",)
+            state = [Slot("m")]
 
             @staticmethod
             def rule(w, g, s, h):

@@ -24,7 +24,7 @@ from common import (
 )
 
 import tf_optim_ext
-from tf_optim_ext.schedule_free import ScheduleFreeOptimizer
+from tf_optim_ext.base.schedule_free import ScheduleFreeOptimizer
 
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
 FRAME = {"use_ema": True, "gradient_accumulation_steps": 2}

@@ -10,22 +10,22 @@ import pytest
 import tensorflow as tf
 from common import PACKAGE
 
-from tf_optim_ext import compat
+from tf_optim_ext import _keras
 
 ROOT = pathlib.Path(__file__).parent.parent
-OLDEST, NEWEST = (".".join(map(str, n)) for n in (compat.OLDEST_KERAS, compat.NEWEST_KERAS))
+OLDEST, NEWEST = (".".join(map(str, n)) for n in (_keras.OLDEST_KERAS, _keras.NEWEST_KERAS))
 TESTED = f"works with Keras {re.escape(OLDEST)} to {re.escape(NEWEST)}, but"
 
 
 def test_that_of_this_environment_is_tested():
-    compat.check_keras(tf.keras.__version__, "tensorflow")
+    _keras.check_keras(tf.keras.__version__, "tensorflow")
 
 
 @pytest.mark.parametrize("version", [f"{OLDEST}.0", f"{NEWEST}.1", f"{NEWEST}.0.dev2026010103"])
 def test_taken(version):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compat.check_keras(version, "tensorflow")
+        _keras.check_keras(version, "tensorflow")
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_taken(version):
 )
 def test_refused(version, backend, message):
     with pytest.raises(ImportError, match=message):
-        compat.check_keras(version, backend)
+        _keras.check_keras(version, backend)
 
 
 @pytest.mark.parametrize("version", ["3.99.0", "3.100.0rc1", "4.0.0"])
 def test_newer_ones_are_warned_of(version):
     with pytest.warns(UserWarning, match=f"but not with Keras {re.escape(version)}, which is"):
-        compat.check_keras(version, "tensorflow")
+        _keras.check_keras(version, "tensorflow")
 
 
 def imported(setting, **environment):
@@ -101,5 +101,5 @@ class TestImport:
 def test_what_pip_installs_is_what_is_taken():
     text = (ROOT / "pyproject.toml").read_text()
     lowest, below = re.search(r'"keras>=([\d.]+),<([\d.]+)"', text).groups()
-    major, minor = compat.NEWEST_KERAS
+    major, minor = _keras.NEWEST_KERAS
     assert (lowest, below) == (OLDEST, f"{major}.{minor + 1}")

@@ -13,15 +13,16 @@ import pytest
 import tensorflow as tf
 
 import tf_optim_ext
-from tf_optim_ext import compat, native
-from tf_optim_ext.native import build, self_test
+from tf_optim_ext import _keras, build
+from tf_optim_ext.backends import native
+from tf_optim_ext.backends.native import loader, self_test
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder that the loader takes for its own, with a report of two libraries."""
-    monkeypatch.setattr(native, "HERE", tmp_path)
-    monkeypatch.setattr(native, "why_not", lambda: None)
+    monkeypatch.setattr(loader, "HERE", tmp_path)
+    monkeypatch.setattr(loader, "why_not", lambda: None)
     monkeypatch.delenv("TF_OPTIM_EXT_XLA", raising=False)
     write_report(tmp_path, xla_error=None, xla_bytes=3)
     return tmp_path
@@ -32,7 +33,7 @@ def write_report(folder, **entries):
 
 
 def why_not_loaded():
-    library, reason = native._load_for_xla()
+    library, reason = loader._load_for_xla()
     assert library is None
     return reason
 
@@ -40,10 +41,10 @@ def why_not_loaded():
 class TestLoading:
     def test_in_use_where_it_was_built(self, native_only):
         # Here and not skipped, so that a library that does not work is noticed.
-        report = json.loads((native.HERE / native.REPORT).read_text())
+        report = json.loads((loader.HERE / loader.REPORT).read_text())
         if problem := report["xla_error"]:
             assert problem in native.why_not_inside_xla()
-        elif native.XLA_VARIABLE not in os.environ:
+        elif loader.XLA_VARIABLE not in os.environ:
             assert native.why_not_inside_xla() is None
 
     @pytest.mark.parametrize("value", ["off", "OFF", "0", "none"])
@@ -56,7 +57,7 @@ class TestLoading:
         assert why_not_loaded() == "TF_OPTIM_EXT_XLA=yes is unknown; allowed are off, on"
 
     def test_without_the_native_library(self, folder, monkeypatch):
-        monkeypatch.setattr(native, "why_not", lambda: "no compiler")
+        monkeypatch.setattr(loader, "why_not", lambda: "no compiler")
         assert why_not_loaded() == "no compiler"
 
     def test_not_built(self, folder):
@@ -83,7 +84,7 @@ def tried_again(native_inside_xla):
     """Has the library be tried again in the test, and after it."""
     native.why_not_inside_xla.cache_clear()
     yield
-    native._loaded_for_xla()[0].tf_optim_ext_use_inside_xla(True)
+    loader.loaded_for_xla()[0].tf_optim_ext_use_inside_xla(True)
     native.why_not_inside_xla.cache_clear()
     assert native.why_not_inside_xla() is None
 
@@ -94,11 +95,11 @@ def failing(tried_again, monkeypatch):
     step = native.step
 
     def no_step_inside(*args):
-        if not compat.inside_xla():
+        if not _keras.inside_xla():
             step(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(native, "step", no_step_inside)
+        patch.setattr(self_test, "step", no_step_inside)
         yield native.why_not_inside_xla()
 
 
@@ -109,7 +110,7 @@ class TestSelfTest:
 
         def faulty(steps, gradients):
             before = step(steps, gradients)
-            return fault(steps, before) if compat.inside_xla() else before
+            return fault(steps, before) if _keras.inside_xla() else before
 
         monkeypatch.setattr(self_test._Steps, "step", faulty)
         return self_test.problem()
@@ -194,7 +195,7 @@ class TestFailedSelfTest:
         v, optimizer = tf.Variable([1.0, 2.0]), tf_optim_ext.SGD(0.5)
         optimizer.build([v])
         tf.function(lambda: optimizer.apply([tf.ones(2)], [v]), jit_compile=True)()
-        assert optimizer.route == f"tensorflow: inside XLA ({failing})"
+        assert str(optimizer.route) == f"tensorflow: inside XLA ({failing})"
         assert v.numpy().tolist() == [0.5, 1.5]
 
     @pytest.mark.parametrize("options", [{}, {"clipnorm": 1.0}])

@@ -12,7 +12,7 @@ from common import arrays
 import tf_optim_ext
 from tf_optim_ext.checks import Range
 
-WITH_EPSILON = [e for e in registry.ENTRIES if "epsilon" in e.cls.hyperparameters]
+WITH_EPSILON = [e for e in registry.ENTRIES if "epsilon" in e.cls.declaration().intervals]
 # Whose weights move without a gradient, or are computed anew.
 SHRINKING = (tf_optim_ext.ConditionalGradient,)
 REFUSING = {"Adadelta", "DAdaptAdam", "DoG", "LDoG", "Prodigy", "Sophia"}
@@ -27,7 +27,7 @@ def make(entry, **arguments):
 
 
 def accepts(entry):
-    return 0.0 in Range(entry.cls.hyperparameters["epsilon"])
+    return 0.0 in Range(entry.cls.declaration().intervals["epsilon"])
 
 
 def test_which_refuse_it():

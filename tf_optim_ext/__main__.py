@@ -6,7 +6,9 @@ import platform
 import keras
 import tensorflow as tf
 
-from tf_optim_ext import frame, native, optimizers, programs
+from tf_optim_ext import catalogue, optimizers
+from tf_optim_ext.backends import native
+from tf_optim_ext.rule import transforms
 from tf_optim_ext.version import __version__
 
 HEADER = (
@@ -23,7 +25,7 @@ HEADER = (
 def rows():
     """The table of optimizers: one row for each state that an optimizer may have."""
     for cls in optimizers.ALL:
-        seen = set()
+        seen, choices = set(), cls.declaration().choices
         for settings in _variants(cls):
             program = cls.program(**settings)
             state = (program.slots, program.passes, program.state_scalars)
@@ -31,9 +33,9 @@ def rows():
                 continue
             seen.add(state)
             on = ", ".join(
-                value if name in cls.choices else name.removeprefix("has_")
+                value if name in choices else name.removeprefix("has_")
                 for name, value in settings.items()
-                if value and value != cls.choices.get(name, (None,))[0]
+                if value and value != choices.get(name, (None,))[0]
             )
             yield (
                 f"{cls.__name__} ({on})" if on else cls.__name__,
@@ -47,9 +49,9 @@ def rows():
 
 
 def _variants(cls):
-    for settings in programs.settings_of(cls):
+    for settings in catalogue.settings_of(cls):
         yield settings
-        if cls.row_wise_slots:
+        if cls.declaration().row_wise_slots:
             yield {**settings, "row_wise": True}
 
 
@@ -63,7 +65,7 @@ def _sparse(cls, settings):
     yield "exact"
     if cls.treats_rows_alone(**settings):
         yield "lazy"
-        with contextlib.suppress(frame.Unsupported):
+        with contextlib.suppress(transforms.Unsupported):
             cls.program(**settings, catch_up=True)
             yield "catch_up"
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from tf_optim_ext import compat
+from tf_optim_ext import _keras
 
 
 class Range:
@@ -83,7 +83,7 @@ def is_trainable(variable):
 
 def is_fixed(variable):
     """Whether the shape of a variable cannot change."""
-    shape = compat.tensorflow_variable(variable).shape
+    shape = _keras.tensorflow_variable(variable).shape
     return shape.is_fully_defined()
 
 
@@ -219,7 +219,7 @@ def gradient(value, variable):
         value = (
             _of_tensors(value)
             if sparse
-            else tf.convert_to_tensor(compat.tensorflow_variable(value))
+            else tf.convert_to_tensor(_keras.tensorflow_variable(value))
         )
     except (TypeError, ValueError):
         raise TypeError(

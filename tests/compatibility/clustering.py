@@ -27,7 +27,7 @@ def native_step():
     assert float(step(tf.ones([2, 8]))) == 128.0
     np.testing.assert_allclose(weights, np.full((8, 8), 1 - 0.5 * 5))
     np.testing.assert_allclose(table[:, 0], [1, 1 - 0.5 * 16, 1, 1, 1])
-    assert optimizer.route.startswith("native")
+    assert optimizer.route.is_native
 
 
 if __name__ == "__main__":

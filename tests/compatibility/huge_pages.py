@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 import tf_optim_ext
-from tf_optim_ext import compat, native
+from tf_optim_ext import _keras
+from tf_optim_ext.backends import native
 
 ROWS, WIDTH, STEPS = 2**17, 64, 10  # 32 MiB
 MADV_COLLAPSE = 25
@@ -60,7 +61,7 @@ def steps(sparse):
     distance = 0.5 * sum(sum(0.9**i for i in range(n + 1)) for n in range(STEPS))
     moved = first - np.array([[distance], [0], [distance]])
     np.testing.assert_allclose(table[:3], moved, rtol=1e-5, atol=1e-5)
-    return table, compat.tensorflow_variable(optimizer.get_slot(table, "momentum")), before
+    return table, _keras.tensorflow_variable(optimizer.get_slot(table, "momentum")), before
 
 
 def main():
@@ -72,7 +73,7 @@ def main():
     asked = []
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
     watch = kind(lambda *request: asked.append(request))
-    native._library()._functions.tf_optim_ext_watch_huge_pages(watch)
+    native.library()._functions.tf_optim_ext_watch_huge_pages(watch)
     steps("lazy")
     route = f"native ({native.instruction_set()})"
     print(json.dumps({"route": route, "before": before, "after": after, "asked": len(asked)}))

@@ -78,7 +78,7 @@ def steps(strategy, entry):
         each.train()
     check_same(mirrored, single)
     assert mirrored.optimizer.route == single.optimizer.route
-    is_native = mirrored.optimizer.route.startswith("native")
+    is_native = mirrored.optimizer.route.is_native
     assert mirrored.count("TfOptimExtStep") == (2 if is_native else 0)
 
 

@@ -1,163 +1,85 @@
-"""The optimizers, one file each."""
+"""All optimizers, by family; docs, tests and kernels follow this list."""
 
-from tf_optim_ext.optimizers.adabelief import AdaBelief
-from tf_optim_ext.optimizers.adabound import AdaBound
-from tf_optim_ext.optimizers.adadelta import Adadelta
-from tf_optim_ext.optimizers.adagrad import Adagrad
-from tf_optim_ext.optimizers.adam import Adam
-from tf_optim_ext.optimizers.adamax import Adamax
-from tf_optim_ext.optimizers.adamaxw import AdamaxW
-from tf_optim_ext.optimizers.adamw import AdamW
-from tf_optim_ext.optimizers.adan import Adan
-from tf_optim_ext.optimizers.addons_lamb import LAMB
-from tf_optim_ext.optimizers.ademamix import AdEMAMix
-from tf_optim_ext.optimizers.adopt import ADOPT
-from tf_optim_ext.optimizers.amsbound import AMSBound
-from tf_optim_ext.optimizers.cocob import COCOB
-from tf_optim_ext.optimizers.conditional_gradient import ConditionalGradient
-from tf_optim_ext.optimizers.dadapt_adam import DAdaptAdam
-from tf_optim_ext.optimizers.dadapt_lion import DAdaptLion
-from tf_optim_ext.optimizers.dadapt_sgd import DAdaptSGD
+from tf_optim_ext.base.optimizer import Optimizer
+
+# isort: off
+
+# Signs and momentum
+from tf_optim_ext.optimizers.sgd import SGD as SGD
+from tf_optim_ext.optimizers.sgdw import SGDW as SGDW
+from tf_optim_ext.optimizers.qhm import QHM as QHM
+from tf_optim_ext.optimizers.sign_sgd import SignSGD as SignSGD
+from tf_optim_ext.optimizers.signum import Signum as Signum
+from tf_optim_ext.optimizers.lion import Lion as Lion
+from tf_optim_ext.optimizers.tiger import Tiger as Tiger
+
+# Adam and its kin
+from tf_optim_ext.optimizers.adam import Adam as Adam
+from tf_optim_ext.optimizers.adamw import AdamW as AdamW
+from tf_optim_ext.optimizers.lazy_adam import LazyAdam as LazyAdam
+from tf_optim_ext.optimizers.nadam import Nadam as Nadam
+from tf_optim_ext.optimizers.nadamw import NAdamW as NAdamW
+from tf_optim_ext.optimizers.adamax import Adamax as Adamax
+from tf_optim_ext.optimizers.adamaxw import AdamaxW as AdamaxW
+from tf_optim_ext.optimizers.rmsprop import RMSprop as RMSprop
+from tf_optim_ext.optimizers.adagrad import Adagrad as Adagrad
+from tf_optim_ext.optimizers.adadelta import Adadelta as Adadelta
+from tf_optim_ext.optimizers.proximal_adagrad import ProximalAdagrad as ProximalAdagrad
+from tf_optim_ext.optimizers.ftrl import Ftrl as Ftrl
+from tf_optim_ext.optimizers.adabelief import AdaBelief as AdaBelief
+from tf_optim_ext.optimizers.rectified_adam import RectifiedAdam as RectifiedAdam
+from tf_optim_ext.optimizers.yogi import Yogi as Yogi
+from tf_optim_ext.optimizers.adabound import AdaBound as AdaBound
+from tf_optim_ext.optimizers.amsbound import AMSBound as AMSBound
+
+# Descendants of Adam
+from tf_optim_ext.optimizers.adan import Adan as Adan
+from tf_optim_ext.optimizers.adopt import ADOPT as ADOPT
+from tf_optim_ext.optimizers.ademamix import AdEMAMix as AdEMAMix
+from tf_optim_ext.optimizers.grams import Grams as Grams
+from tf_optim_ext.optimizers.laprop import LaProp as LaProp
+from tf_optim_ext.optimizers.madgrad import MADGRAD as MADGRAD
+from tf_optim_ext.optimizers.mars import MARS as MARS
+from tf_optim_ext.optimizers.qhadam import QHAdam as QHAdam
+from tf_optim_ext.optimizers.sophia import Sophia as Sophia
+from tf_optim_ext.optimizers.stable_adamw import StableAdamW as StableAdamW
+
+# Norms of layers
+from tf_optim_ext.optimizers.lamb import Lamb as Lamb
+from tf_optim_ext.optimizers.addons_lamb import LAMB as LAMB
+from tf_optim_ext.optimizers.lars import LARS as LARS
+from tf_optim_ext.optimizers.novograd import NovoGrad as NovoGrad
+from tf_optim_ext.optimizers.conditional_gradient import ConditionalGradient as ConditionalGradient
+
+# Without a learning rate
+from tf_optim_ext.optimizers.cocob import COCOB as COCOB
+from tf_optim_ext.optimizers.dog import DoG as DoG
+from tf_optim_ext.optimizers.ldog import LDoG as LDoG
+from tf_optim_ext.optimizers.dadapt_adam import DAdaptAdam as DAdaptAdam
+from tf_optim_ext.optimizers.dadapt_lion import DAdaptLion as DAdaptLion
+from tf_optim_ext.optimizers.dadapt_sgd import DAdaptSGD as DAdaptSGD
+from tf_optim_ext.optimizers.prodigy import Prodigy as Prodigy
+
+# Without a schedule
+from tf_optim_ext.optimizers.schedule_free_adamw import ScheduleFreeAdamW as ScheduleFreeAdamW
+from tf_optim_ext.optimizers.schedule_free_radam import ScheduleFreeRAdam as ScheduleFreeRAdam
+from tf_optim_ext.optimizers.schedule_free_sgd import ScheduleFreeSGD as ScheduleFreeSGD
+
+# For any optimizer
 from tf_optim_ext.optimizers.decoupled_weight_decay import (
-    DecoupledWeightDecayExtension,
-    extend_with_decoupled_weight_decay,
+    DecoupledWeightDecayExtension as DecoupledWeightDecayExtension,
+    extend_with_decoupled_weight_decay as extend_with_decoupled_weight_decay,
 )
-from tf_optim_ext.optimizers.dog import DoG
-from tf_optim_ext.optimizers.ftrl import Ftrl
-from tf_optim_ext.optimizers.grams import Grams
-from tf_optim_ext.optimizers.lamb import Lamb
-from tf_optim_ext.optimizers.laprop import LaProp
-from tf_optim_ext.optimizers.lars import LARS
-from tf_optim_ext.optimizers.lazy_adam import LazyAdam
-from tf_optim_ext.optimizers.ldog import LDoG
-from tf_optim_ext.optimizers.lion import Lion
-from tf_optim_ext.optimizers.madgrad import MADGRAD
-from tf_optim_ext.optimizers.mars import MARS
-from tf_optim_ext.optimizers.nadam import Nadam
-from tf_optim_ext.optimizers.nadamw import NAdamW
-from tf_optim_ext.optimizers.novograd import NovoGrad
-from tf_optim_ext.optimizers.prodigy import Prodigy
-from tf_optim_ext.optimizers.proximal_adagrad import ProximalAdagrad
-from tf_optim_ext.optimizers.qhadam import QHAdam
-from tf_optim_ext.optimizers.qhm import QHM
-from tf_optim_ext.optimizers.rectified_adam import RectifiedAdam
-from tf_optim_ext.optimizers.rmsprop import RMSprop
-from tf_optim_ext.optimizers.schedule_free_adamw import ScheduleFreeAdamW
-from tf_optim_ext.optimizers.schedule_free_radam import ScheduleFreeRAdam
-from tf_optim_ext.optimizers.schedule_free_sgd import ScheduleFreeSGD
-from tf_optim_ext.optimizers.sgd import SGD
-from tf_optim_ext.optimizers.sgdw import SGDW
-from tf_optim_ext.optimizers.sign_sgd import SignSGD
-from tf_optim_ext.optimizers.signum import Signum
-from tf_optim_ext.optimizers.sophia import Sophia
-from tf_optim_ext.optimizers.stable_adamw import StableAdamW
-from tf_optim_ext.optimizers.tiger import Tiger
-from tf_optim_ext.optimizers.yogi import Yogi
 
-ALL = (
-    SGD,
-    SGDW,
-    QHM,
-    SignSGD,
-    Signum,
-    Lion,
-    Tiger,
-    Adam,
-    AdamW,
-    LazyAdam,
-    Nadam,
-    NAdamW,
-    Adamax,
-    AdamaxW,
-    RMSprop,
-    Adagrad,
-    Adadelta,
-    ProximalAdagrad,
-    Ftrl,
-    AdaBelief,
-    RectifiedAdam,
-    Yogi,
-    AdaBound,
-    AMSBound,
-    Adan,
-    ADOPT,
-    AdEMAMix,
-    Grams,
-    LaProp,
-    MADGRAD,
-    MARS,
-    QHAdam,
-    Sophia,
-    StableAdamW,
-    Lamb,
-    LAMB,
-    LARS,
-    NovoGrad,
-    ConditionalGradient,
-    COCOB,
-    DoG,
-    LDoG,
-    DAdaptAdam,
-    DAdaptLion,
-    DAdaptSGD,
-    Prodigy,
-    ScheduleFreeAdamW,
-    ScheduleFreeRAdam,
-    ScheduleFreeSGD,
+ALL = tuple(
+    each
+    for each in list(globals().values())
+    if isinstance(each, type) and issubclass(each, Optimizer) and each is not Optimizer
 )
-"""Every optimizer; what is built, documented and tested is a loop over this."""
+"""Every optimizer."""
 
 __all__ = [
-    "ADOPT",
-    "ALL",
-    "COCOB",
-    "LAMB",
-    "LARS",
-    "MADGRAD",
-    "MARS",
-    "QHM",
-    "SGD",
-    "SGDW",
-    "AMSBound",
-    "AdEMAMix",
-    "AdaBelief",
-    "AdaBound",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "AdamaxW",
-    "Adan",
-    "ConditionalGradient",
-    "DAdaptAdam",
-    "DAdaptLion",
-    "DAdaptSGD",
+    *(cls.__name__ for cls in ALL),
     "DecoupledWeightDecayExtension",
-    "DoG",
-    "Ftrl",
-    "Grams",
-    "LDoG",
-    "LaProp",
-    "Lamb",
-    "LazyAdam",
-    "Lion",
-    "NAdamW",
-    "Nadam",
-    "NovoGrad",
-    "Prodigy",
-    "ProximalAdagrad",
-    "QHAdam",
-    "RMSprop",
-    "RectifiedAdam",
-    "ScheduleFreeAdamW",
-    "ScheduleFreeRAdam",
-    "ScheduleFreeSGD",
-    "SignSGD",
-    "Signum",
-    "Sophia",
-    "StableAdamW",
-    "Tiger",
-    "Yogi",
     "extend_with_decoupled_weight_decay",
 ]

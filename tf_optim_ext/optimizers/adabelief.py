@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tf_optim_ext.base.declaration import Boolean
 from tf_optim_ext.optimizers.rectified_adam import (
     RectifiedAdam,
     approximated_length,
@@ -63,7 +64,7 @@ class AdaBelief(RectifiedAdam):
         0.8
     """
 
-    flags = ("amsgrad", "rectify")
+    hyperparameters = [Boolean("rectify")]
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Boolean, Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import clip, divide_no_nan, lerp, maximum, sqrt, square
 
 
@@ -71,15 +72,15 @@ class AdaBound(Optimizer):
         0.9
     """
 
-    slots = ("momentum", "velocity", "velocity_hat")
-    hyperparameters = {
-        "final_learning_rate": "(0, inf)",
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "gamma": "(0, inf)",
-        "epsilon": "[0, inf)",
-    }
-    flags = ("amsgrad",)
+    state = [Slot("momentum"), Slot("velocity"), Slot("velocity_hat")]
+    hyperparameters = [
+        Hyperparameter("final_learning_rate", "(0, inf)"),
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("gamma", "(0, inf)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Boolean("amsgrad"),
+    ]
 
     def __init__(
         self,

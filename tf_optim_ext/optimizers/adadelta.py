@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import lerp, sqrt, square
 
 
@@ -45,8 +46,11 @@ class Adadelta(Optimizer):
         0.563564
     """
 
-    slots = ("accumulated_grad", "accumulated_delta_var")
-    hyperparameters = {"rho": "[0, 1]", "epsilon": "(0, inf)"}
+    state = [Slot("accumulated_grad"), Slot("accumulated_delta_var")]
+    hyperparameters = [
+        Hyperparameter("rho", "[0, 1]"),
+        Hyperparameter("epsilon", "(0, inf)"),
+    ]
 
     def __init__(self, learning_rate=0.001, rho=0.95, epsilon=1e-7, **kwargs):
         super().__init__(learning_rate, rho=rho, epsilon=epsilon, **kwargs)

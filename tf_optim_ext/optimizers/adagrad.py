@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import squared
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import sqrt, where
+from tf_optim_ext.rule.transforms import squared
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -44,10 +45,11 @@ class Adagrad(Optimizer):
         0.5
     """
 
-    slots = ("accumulator",)
-    row_wise_slots = ("accumulator",)
-    slot_initializers = {"accumulator": "initial_accumulator_value"}
-    hyperparameters = {"initial_accumulator_value": "[0, inf)", "epsilon": "[0, inf)"}
+    state = [Slot("accumulator", "initial_accumulator_value", row_wise=True)]
+    hyperparameters = [
+        Hyperparameter("initial_accumulator_value", "[0, inf)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(self, learning_rate=0.001, initial_accumulator_value=0.1, epsilon=1e-7, **kwargs):
         super().__init__(

@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import squared
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Boolean, Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import divide_no_nan, lerp, maximum, sqrt
+from tf_optim_ext.rule.transforms import squared
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -50,11 +51,17 @@ class Adam(Optimizer):
         0.9
     """
 
-    slots = ("momentum", "velocity", "velocity_hat")
-    separate_slots = ("velocity_hat",)
-    row_wise_slots = ("velocity", "velocity_hat")
-    hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
-    flags = ("amsgrad",)
+    state = [
+        Slot("momentum"),
+        Slot("velocity", row_wise=True),
+        Slot("velocity_hat", row_wise=True, separate=True),
+    ]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Boolean("amsgrad"),
+    ]
 
     def __init__(
         self,

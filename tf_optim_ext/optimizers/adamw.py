@@ -29,7 +29,7 @@ class AdamW(Adam):
 
     The decay is multiplied by the learning rate, as in Keras and PyTorch; the paper's
     :math:`\eta_t \lambda` is multiplied by the schedule only. Biases and normalisation weights are
-    usually exempt: `exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])`.
+    usually excluded: `exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])`.
 
     Reference:
         Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, arXiv:1711.05101.

@@ -4,9 +4,10 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import decay_rate
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square, unless_set, where
+from tf_optim_ext.rule.transforms import decay_rate
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -55,14 +56,18 @@ class Adan(Optimizer):
         0.9
     """
 
-    slots = ("momentum", "difference", "velocity", "previous_gradient")
-    slot_initializers = {"previous_gradient": math.nan}
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "beta_3": "[0, 1)",
-        "epsilon": "[0, inf)",
-    }
+    state = [
+        Slot("momentum"),
+        Slot("difference"),
+        Slot("velocity"),
+        Slot("previous_gradient", math.nan),
+    ]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("beta_3", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import divide_no_nan, exp, lerp, log, maximum, minimum, sqrt, square, where
 
 
@@ -62,16 +63,16 @@ class AdEMAMix(Optimizer):
         0.89995
     """
 
-    slots = ("momentum", "slow_momentum", "velocity")
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "beta_3": "[0, 1)",
-        "alpha": "[0, inf)",
-        "epsilon": "[0, inf)",
-        "alpha_warmup_steps": "[0, inf)",
-        "beta_3_warmup_steps": "[0, inf)",
-    }
+    state = [Slot("momentum"), Slot("slow_momentum"), Slot("velocity")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("beta_3", "[0, 1)"),
+        Hyperparameter("alpha", "[0, inf)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Hyperparameter("alpha_warmup_steps", "[0, inf)"),
+        Hyperparameter("beta_3_warmup_steps", "[0, inf)"),
+    ]
 
     def __init__(
         self,

@@ -4,8 +4,8 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import decay_rate
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Boolean, Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import (
     clip,
     divide_no_nan,
@@ -17,6 +17,7 @@ from tf_optim_ext.rule import (
     unless_set,
     where,
 )
+from tf_optim_ext.rule.transforms import decay_rate
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -66,10 +67,13 @@ class ADOPT(Optimizer):
         0.99
     """
 
-    slots = ("momentum", "velocity")
-    slot_initializers = {"velocity": math.nan}
-    hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
-    flags = ("clipped",)
+    state = [Slot("momentum"), Slot("velocity", math.nan)]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Boolean("clipped"),
+    ]
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.optimizers.adabound import AdaBound, bounded
 
 
@@ -49,8 +49,8 @@ class AMSBound(Optimizer):
         0.9
     """
 
-    slots = AdaBound.slots
-    hyperparameters = AdaBound.hyperparameters
+    state = AdaBound.state
+    hyperparameters = [each for each in AdaBound.hyperparameters if each.name != "amsgrad"]
 
     def __init__(
         self,

@@ -4,9 +4,10 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import subtract_decay
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import absolute, maximum, unless_set, where
+from tf_optim_ext.rule.transforms import subtract_decay
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -52,9 +53,17 @@ class COCOB(Optimizer):
         0.75
     """
 
-    slots = ("lipschitz", "gradient_norm_sum", "reward", "gradient_sum", "initial_weights")
-    slot_initializers = {"lipschitz": "epsilon", "initial_weights": math.nan}
-    hyperparameters = {"alpha": "[0, inf)", "epsilon": "[0, inf)"}
+    state = [
+        Slot("lipschitz", "epsilon"),
+        Slot("gradient_norm_sum"),
+        Slot("reward"),
+        Slot("gradient_sum"),
+        Slot("initial_weights", math.nan),
+    ]
+    hyperparameters = [
+        Hyperparameter("alpha", "[0, inf)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(self, alpha=100.0, epsilon=1e-8, learning_rate=1.0, **kwargs):
         super().__init__(learning_rate, alpha=alpha, epsilon=epsilon, **kwargs)

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import sparse
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Choice, Hyperparameter
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.engine import sparse
 from tf_optim_ext.rule import divide_no_nan, norm
 
 
@@ -52,8 +53,11 @@ class ConditionalGradient(Optimizer):
         [-2.5, 4.5]
     """
 
-    hyperparameters = {"lambda_": "[0, inf)", "epsilon": "[0, inf)"}
-    choices = {"ord": ("fro", "nuclear")}
+    hyperparameters = [
+        Hyperparameter("lambda_", "[0, inf)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Choice("ord", ("fro", "nuclear")),
+    ]
 
     def __init__(self, learning_rate=0.1, lambda_=0.01, epsilon=1e-7, ord="fro", **kwargs):
         super().__init__(learning_rate, lambda_=lambda_, epsilon=epsilon, ord=ord, **kwargs)
@@ -73,10 +77,7 @@ class ConditionalGradient(Optimizer):
         self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0, lazy=False
     ):
         if self.ord == "nuclear" and program is self._program():
-            gradients = [
-                sparse.dense(g, v) if isinstance(g, tf.IndexedSlices) else g
-                for g, v in zip(gradients, variables)
-            ]
+            gradients = sparse.all_dense(gradients, variables)
             scales = tf.unstack(tf.broadcast_to(gradient_scale, [len(gradients)]))
             gradients = [self._corner(g, scale) for g, scale in zip(gradients, scales)]
             gradient_scale = 1.0

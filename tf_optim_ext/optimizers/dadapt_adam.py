@@ -4,9 +4,19 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import absolute, global_sum, lerp, maximum, minimum, sqrt, square, where
+from tf_optim_ext.base.declaration import Hyperparameter, OptimizerScalar, Slot
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.rule import (
+    absolute,
+    global_sum,
+    lerp,
+    maximum,
+    minimum,
+    sqrt,
+    square,
+    transforms,
+    where,
+)
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -57,17 +67,22 @@ class DAdaptAdam(Optimizer):
         True
     """
 
-    slots = ("momentum", "velocity", "s")
-    optimizer_scalars = ("d", "d_numerator", "k")
-    slot_initializers = {"d": "initial_d"}
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "epsilon": "(0, inf)",
-        "initial_d": "(0, inf)",
-        "growth_rate": "[1, inf]",
-        "use_bias_correction": "boolean",
-    }
+    state = [
+        Slot("momentum"),
+        Slot("velocity"),
+        Slot("s"),
+        OptimizerScalar("d", "initial_d"),
+        OptimizerScalar("d_numerator"),
+        OptimizerScalar("k"),
+    ]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "(0, inf)"),
+        Hyperparameter("initial_d", "(0, inf)"),
+        Hyperparameter("growth_rate", "[1, inf]"),
+        Hyperparameter("use_bias_correction", "boolean"),
+    ]
 
     def __init__(
         self,
@@ -112,4 +127,4 @@ class DAdaptAdam(Optimizer):
         s.k = where(length > 0, k, s.k)
         estimate = where(length > 0, s.d_numerator / length, d)
         s.d = maximum(d, minimum(estimate, d * h.growth_rate))
-        return frame.decay(w, h, rate) - s.momentum / (sqrt(s.velocity) + h.epsilon)
+        return transforms.decay(w, h, rate) - s.momentum / (sqrt(s.velocity) + h.epsilon)

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import absolute, global_sum, lerp, maximum, sign, sqrt, where
+from tf_optim_ext.base.declaration import Hyperparameter, OptimizerScalar, Slot
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.rule import absolute, global_sum, lerp, maximum, sign, sqrt, transforms, where
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -51,10 +51,17 @@ class DAdaptLion(Optimizer):
         0.9
     """
 
-    slots = ("momentum", "s")
-    optimizer_scalars = ("d", "d_numerator")
-    slot_initializers = {"d": "initial_d"}
-    hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "initial_d": "(0, inf)"}
+    state = [
+        Slot("momentum"),
+        Slot("s"),
+        OptimizerScalar("d", "initial_d"),
+        OptimizerScalar("d_numerator"),
+    ]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("initial_d", "(0, inf)"),
+    ]
 
     def __init__(
         self,
@@ -89,4 +96,4 @@ class DAdaptLion(Optimizer):
         length = (1 - beta) * global_sum(absolute(s.s))
         # Until the first gradient that is not zero there is nothing to learn from.
         s.d = where(length > 0, maximum(d, s.d_numerator / length), d)
-        return frame.decay(w, h, rate) - rate * update
+        return transforms.decay(w, h, rate) - rate * update

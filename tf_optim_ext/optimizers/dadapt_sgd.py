@@ -4,7 +4,8 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, OptimizerScalar, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import (
     global_norm,
     global_sum,
@@ -61,14 +62,18 @@ class DAdaptSGD(Optimizer):
         True
     """
 
-    slots = ("s", "initial_weights")
-    optimizer_scalars = ("d", "d_numerator", "initial_gradient_norm")
-    slot_initializers = {"d": "initial_d", "initial_weights": math.nan}
-    hyperparameters = {
-        "momentum": "[0, 1)",
-        "initial_d": "(0, inf)",
-        "growth_rate": "[1, inf]",
-    }
+    state = [
+        Slot("s"),
+        Slot("initial_weights", math.nan),
+        OptimizerScalar("d", "initial_d"),
+        OptimizerScalar("d_numerator"),
+        OptimizerScalar("initial_gradient_norm"),
+    ]
+    hyperparameters = [
+        Hyperparameter("momentum", "[0, 1)"),
+        Hyperparameter("initial_d", "(0, inf)"),
+        Hyperparameter("growth_rate", "[1, inf]"),
+    ]
 
     def __init__(
         self,

@@ -4,14 +4,17 @@
 # A mixin: what it calls is that of the class beside it, of which mypy knows nothing.
 
 import contextlib
+import functools
 
 import tensorflow as tf
 
-from tf_optim_ext import call, checks, compat
-from tf_optim_ext.optimizer import Optimizer, without_autograph
+from tf_optim_ext import _keras, checks
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.base.step import without_autograph
+from tf_optim_ext.engine import call
 
 
-class SelectiveWeightDecay:
+class SelectiveWeightDecay(_keras.DecayHooks):
     """Adds TensorFlow Addons' selection of the variables to decay; inherited before an optimizer.
 
     Args:
@@ -21,9 +24,11 @@ class SelectiveWeightDecay:
         **kwargs: arguments of the optimizer.
     """
 
+    _excluded_names = None
+
     def __init__(self, *args, exclude_from_weight_decay=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.__dict__["_exempt_names"] = exclude_from_weight_decay
+        object.__setattr__(self, "_excluded_names", exclude_from_weight_decay)
         if exclude_from_weight_decay:
             self.exclude_from_weight_decay(var_names=exclude_from_weight_decay)
 
@@ -34,8 +39,8 @@ class SelectiveWeightDecay:
         Args:
             grads_and_vars: see `Optimizer`.
             name: ignored.
-            decay_var_list: list of the variables to decay, exempt or not, and no others. Default:
-                all that are not exempt.
+            decay_var_list: list of the variables to decay, excluded or not, and no others. Default:
+                all that are not excluded.
             **kwargs: arguments of the optimizer's own method.
 
         Returns:
@@ -63,13 +68,13 @@ class SelectiveWeightDecay:
         variables = list(variables)
         for variable in variables:
             checks.must_be_variable(variable)
-        return call.arguments(self, decayed_keys={self._var_key(v) for v in variables})
+        return call.arguments(self, decayed_keys={self._key_of(v) for v in variables})
 
-    def _use_weight_decay(self, variable):
+    def _decays(self, variable):
         keys = call.argument(self, "decayed_keys")
         if keys is None:
-            return super()._use_weight_decay(variable)
-        return self._var_key(variable) in keys
+            return super()._decays(variable)
+        return self._key_of(variable) in keys
 
     @property
     def _all_decay(self):
@@ -112,12 +117,9 @@ class DecoupledWeightDecayExtension(SelectiveWeightDecay):
             **kwargs,
         )
 
-    def _apply_weight_decay(self, variables):
-        """Called by Keras' own optimizers; those of this package decay within the update."""
-        if isinstance(self, Optimizer):
-            return
-        # Here: the variables of all replicas are decayed together, in another thread.
-        decayed = [compat.tensorflow_variable(v) for v in variables if self._use_weight_decay(v)]
+    def _decay(self, variables):
+        # Asked here: the variables of all replicas are decayed together, in another thread.
+        decayed = [_keras.tensorflow_variable(v) for v in variables if self._decays(v)]
 
         def decay(variable):
             variable.assign_sub(variable * tf.cast(self.weight_decay, variable.dtype))
@@ -126,26 +128,37 @@ class DecoupledWeightDecayExtension(SelectiveWeightDecay):
             for variable in variables:
                 distribution.extended.update(variable, decay, group=False)
 
-        compat.maybe_merge_call(decay_all, self._distribution_strategy, decayed)
+        _keras.maybe_merge_call(decay_all, self._strategy, decayed)
 
     def get_config(self):
         """See `Optimizer`."""
         config = super().get_config()
         if isinstance(self, Optimizer):
             config.pop("fully_decoupled_weight_decay")
-        elif self._exempt_names:  # which Keras' own optimizers do not save
-            config["exclude_from_weight_decay"] = self._exempt_names
+        elif self._excluded_names:  # which Keras' own optimizers do not save
+            config["exclude_from_weight_decay"] = self._excluded_names
         return config
 
 
+# A process that loads a model has not made the extended class yet: under this name Keras finds
+# `_Extended`, which makes it from what the configuration says.
+_NAME = "OptimizerWithDecoupledWeightDecay"
+_KERAS = "keras.optimizers"
+
+
+@functools.cache
 def extend_with_decoupled_weight_decay(base_optimizer):
     """A class with the decoupled weight decay of `DecoupledWeightDecayExtension`.
+
+    Its optimizers are saved and loaded with models if `base_optimizer` is one of this package or of
+    Keras, or registered with Keras.
 
     Args:
         base_optimizer: an optimizer class.
 
     Returns:
-        A subclass that takes `weight_decay` first, then the arguments of `base_optimizer`.
+        A subclass that takes `weight_decay` first, then the arguments of `base_optimizer`; of one
+        `base_optimizer` always the same.
 
     Example:
         >>> import tensorflow as tf
@@ -164,4 +177,58 @@ def extend_with_decoupled_weight_decay(base_optimizer):
         def __init__(self, weight_decay, *args, **kwargs):
             super().__init__(weight_decay, *args, **kwargs)
 
+        def get_config(self):
+            return {**super().get_config(), "base_optimizer": _name_of(base_optimizer)}
+
+        @classmethod
+        def from_config(cls, config, custom_objects=None):
+            config = {name: value for name, value in config.items() if name != "base_optimizer"}
+            return super().from_config(config, custom_objects)
+
+    register = tf.keras.utils.register_keras_serializable("tf_optim_ext", _NAME)
+    register(OptimizerWithDecoupledWeightDecay)
+    register(_Extended)  # the one that is found by the name that both have now
     return OptimizerWithDecoupledWeightDecay
+
+
+class _Extended:
+    """What Keras makes extended optimizers from that it loads."""
+
+    def get_config(self):
+        """Keras registers no class without this method."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """An optimizer of the class that `extend_with_decoupled_weight_decay` makes.
+
+        Raises:
+            ValueError: the class that it extends is not known.
+        """
+        name = config.get("base_optimizer", "")
+        base = _of_name(name, custom_objects)
+        if not (isinstance(base, type) and issubclass(base, tf.keras.optimizers.Optimizer)):
+            raise ValueError(
+                f"The optimizer extends a class that is not known here: {name!r}. Register that "
+                "class with `@keras.saving.register_keras_serializable(...)`, in a module that is "
+                "imported both where the optimizer is saved and where it is loaded; or give it in "
+                f"`custom_objects={{{name!r}: ...}}`."
+            )
+        return extend_with_decoupled_weight_decay(base).from_config(config, custom_objects)
+
+
+def _name_of(base):
+    name = base.__name__
+    if getattr(tf.keras.optimizers, name, None) is base:
+        return f"{_KERAS}.{name}"
+    return tf.keras.utils.get_registered_name(base)
+
+
+def _of_name(name, custom_objects):
+    module, _, own = name.rpartition(".")
+    if module == _KERAS:
+        return getattr(tf.keras.optimizers, own, None)
+    return tf.keras.utils.get_registered_object(name, custom_objects)
+
+
+tf.keras.utils.register_keras_serializable("tf_optim_ext", _NAME)(_Extended)

@@ -4,7 +4,8 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, OptimizerScalar, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import global_norm, global_sum, maximum, sqrt, square, unless_set, where
 
 
@@ -50,10 +51,15 @@ class DoG(Optimizer):
         0.8
     """
 
-    slots = ("initial_weights",)
-    optimizer_scalars = ("max_distance", "squared_norm_sum")
-    slot_initializers = {"initial_weights": math.nan}
-    hyperparameters = {"reps_rel": "(0, inf)", "epsilon": "(0, inf)"}
+    state = [
+        Slot("initial_weights", math.nan),
+        OptimizerScalar("max_distance"),
+        OptimizerScalar("squared_norm_sum"),
+    ]
+    hyperparameters = [
+        Hyperparameter("reps_rel", "(0, inf)"),
+        Hyperparameter("epsilon", "(0, inf)"),
+    ]
 
     def __init__(self, learning_rate=1.0, reps_rel=1e-6, epsilon=1e-8, **kwargs):
         super().__init__(learning_rate, reps_rel=reps_rel, epsilon=epsilon, **kwargs)

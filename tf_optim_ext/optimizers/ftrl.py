@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Derived, Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import clip, maximum, sqrt, square, where
 
 
@@ -50,18 +51,16 @@ class Ftrl(Optimizer):
         0.5
     """
 
-    slots = ("accumulator", "linear")
-    slot_initializers = {"accumulator": "initial_accumulator_value"}
-    hyperparameters = {
-        "learning_rate_power": "(-inf, 0]",
-        "initial_accumulator_value": "[0, inf)",
-        "l1_regularization_strength": "[0, inf)",
-        "l2_regularization_strength": "[0, inf)",
-        "l2_shrinkage_regularization_strength": "[0, inf)",
-        "beta": "[0, inf)",
-    }
-    flags = ("square_root",)
-    derived_flags = {"square_root": ("learning_rate_power", -0.5, True)}
+    state = [Slot("accumulator", "initial_accumulator_value"), Slot("linear")]
+    hyperparameters = [
+        Hyperparameter("learning_rate_power", "(-inf, 0]"),
+        Hyperparameter("initial_accumulator_value", "[0, inf)"),
+        Hyperparameter("l1_regularization_strength", "[0, inf)"),
+        Hyperparameter("l2_regularization_strength", "[0, inf)"),
+        Hyperparameter("l2_shrinkage_regularization_strength", "[0, inf)"),
+        Hyperparameter("beta", "[0, inf)"),
+        Derived("square_root", "learning_rate_power", -0.5, True),
+    ]
 
     def __init__(
         self,

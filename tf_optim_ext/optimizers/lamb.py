@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.layerwise import LayerwiseOptimizer, adapted
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.layerwise import LayerwiseOptimizer, adapted
 from tf_optim_ext.rule import divide_no_nan, lerp, norm, sqrt, square, where
 
 
@@ -20,7 +21,7 @@ class Lamb(LayerwiseOptimizer):
         w_t &= w_{t-1} - \gamma \frac{\lVert w_{t-1} \rVert}{\lVert u_t \rVert} u_t
 
     The ratio of norms is 1 where either norm is 0, and for variables that
-    `exclude_from_layer_adaptation` exempts. The norms take two passes over memory.
+    `exclude_from_layer_adaptation` excludes. The norms take two passes over memory.
 
     Args:
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001.
@@ -48,8 +49,12 @@ class Lamb(LayerwiseOptimizer):
         1.8
     """
 
-    slots = ("momentum", "velocity")
-    hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
+    state = [Slot("momentum"), Slot("velocity")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7, **kwargs):
         super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, **kwargs)

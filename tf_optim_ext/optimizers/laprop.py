@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square
 
 
@@ -48,8 +49,12 @@ class LaProp(Optimizer):
         0.9
     """
 
-    slots = ("momentum", "velocity")
-    hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
+    state = [Slot("momentum"), Slot("velocity")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(self, learning_rate=0.0004, beta_1=0.9, beta_2=0.999, epsilon=1e-15, **kwargs):
         super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, **kwargs)

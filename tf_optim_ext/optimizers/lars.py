@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.layerwise import LayerwiseOptimizer, adapted
+from tf_optim_ext.base.declaration import Boolean, Hyperparameter, Slot
+from tf_optim_ext.base.layerwise import LayerwiseOptimizer, adapted
 from tf_optim_ext.rule import norm, where
 
 
@@ -36,7 +37,7 @@ class LARS(LayerwiseOptimizer):
 
     The weight decay is a part of the scaled gradient, as in the paper, and thus not decoupled. The
     paper has no Nesterov momentum and no epsilon. Biases and normalisation weights are usually
-    exempt from both, see `exclude_from_weight_decay` and `exclude_from_layer_adaptation`.
+    excluded from both, see `exclude_from_weight_decay` and `exclude_from_layer_adaptation`.
 
     Reference:
         You, Gitman and Ginsburg, *Large Batch Training of Convolutional Networks*,
@@ -52,13 +53,13 @@ class LARS(LayerwiseOptimizer):
         1.8
     """
 
-    slots = ("momentum",)
-    hyperparameters = {
-        "momentum": "[0, 1]",
-        "trust_coefficient": "[0, inf)",
-        "epsilon": "[0, inf)",
-    }
-    flags = ("nesterov",)
+    state = [Slot("momentum")]
+    hyperparameters = [
+        Hyperparameter("momentum", "[0, 1]"),
+        Hyperparameter("trust_coefficient", "[0, inf)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Boolean("nesterov"),
+    ]
 
     def __init__(
         self,

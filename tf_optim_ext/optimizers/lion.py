@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import lerp, sign
 
 
@@ -39,8 +40,11 @@ class Lion(Optimizer):
         0.9
     """
 
-    slots = ("momentum",)
-    hyperparameters = {"beta_1": "[0, 1]", "beta_2": "[0, 1]"}
+    state = [Slot("momentum")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1]"),
+        Hyperparameter("beta_2", "[0, 1]"),
+    ]
 
     def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.99, **kwargs):
         super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, **kwargs)

@@ -4,9 +4,10 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.frame import subtract_decay
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import cbrt, sqrt, square, unless_set, where
+from tf_optim_ext.rule.transforms import subtract_decay
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -52,9 +53,15 @@ class MADGRAD(Optimizer):
         0.95
     """
 
-    slots = ("gradient_sum", "squared_sum", "initial_weights")
-    slot_initializers = {"initial_weights": math.nan}
-    hyperparameters = {"momentum": "[0, 1)", "epsilon": "[0, inf)"}
+    state = [
+        Slot("gradient_sum"),
+        Slot("squared_sum"),
+        Slot("initial_weights", math.nan),
+    ]
+    hyperparameters = [
+        Hyperparameter("momentum", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(self, learning_rate=0.01, momentum=0.9, epsilon=1e-6, **kwargs):
         super().__init__(learning_rate, momentum=momentum, epsilon=epsilon, **kwargs)

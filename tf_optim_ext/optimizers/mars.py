@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import divide_no_nan, lerp, maximum, norm, sqrt, square
 
 
@@ -53,13 +54,13 @@ class MARS(Optimizer):
         0.9
     """
 
-    slots = ("momentum", "velocity", "previous_gradient")
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "gamma": "[0, inf)",
-        "epsilon": "[0, inf)",
-    }
+    state = [Slot("momentum"), Slot("velocity"), Slot("previous_gradient")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("gamma", "[0, inf)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(
         self,

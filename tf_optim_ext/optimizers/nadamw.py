@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, OptimizerScalar, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.optimizers.nadam import nesterov_adam
 
 
@@ -48,15 +49,17 @@ class NAdamW(Optimizer):
         0.8944
     """
 
-    slots = ("momentum", "velocity")
-    optimizer_scalars = ("momentum_product",)
-    slot_initializers = {"momentum_product": 1.0}
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "epsilon": "[0, inf)",
-        "momentum_decay": "[0, inf)",
-    }
+    state = [
+        Slot("momentum"),
+        Slot("velocity"),
+        OptimizerScalar("momentum_product", 1.0),
+    ]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Hyperparameter("momentum_decay", "[0, inf)"),
+    ]
 
     def __init__(
         self,

@@ -4,7 +4,8 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Boolean, Hyperparameter, Slot, VariableScalar
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import is_set, lerp, maximum, reduce_sum, sqrt, square, unless_set, where
 
 
@@ -57,11 +58,18 @@ class NovoGrad(Optimizer):
         [0.94, 0.92]
     """
 
-    slots = ("momentum",)
-    variable_scalars = ("velocity", "velocity_hat")
-    slot_initializers = {"velocity": math.nan}
-    hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
-    flags = ("grad_averaging", "amsgrad")
+    state = [
+        Slot("momentum"),
+        VariableScalar("velocity", math.nan),
+        VariableScalar("velocity_hat"),
+    ]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Boolean("grad_averaging"),
+        Boolean("amsgrad"),
+    ]
 
     def __init__(
         self,

@@ -4,8 +4,8 @@ import math
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, OptimizerScalar, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import (
     absolute,
     global_sum,
@@ -13,6 +13,7 @@ from tf_optim_ext.rule import (
     minimum,
     sqrt,
     square,
+    transforms,
     unless_set,
     where,
 )
@@ -76,20 +77,27 @@ class Prodigy(Optimizer):
         True
     """
 
-    slots = ("momentum", "velocity", "s", "initial_weights")
-    optimizer_scalars = ("d", "d_max", "d_numerator", "k")
-    slot_initializers = {"initial_weights": math.nan, "d": "initial_d", "d_max": "initial_d"}
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "beta_3": "[0, 1)",
-        "epsilon": "(0, inf)",
-        "initial_d": "(0, inf)",
-        "d_coefficient": "(0, inf)",
-        "growth_rate": "[1, inf]",
-        "use_bias_correction": "boolean",
-        "safeguard_warmup": "boolean",
-    }
+    state = [
+        Slot("momentum"),
+        Slot("velocity"),
+        Slot("s"),
+        Slot("initial_weights", math.nan),
+        OptimizerScalar("d", "initial_d"),
+        OptimizerScalar("d_max", "initial_d"),
+        OptimizerScalar("d_numerator"),
+        OptimizerScalar("k"),
+    ]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("beta_3", "[0, 1)"),
+        Hyperparameter("epsilon", "(0, inf)"),
+        Hyperparameter("initial_d", "(0, inf)"),
+        Hyperparameter("d_coefficient", "(0, inf)"),
+        Hyperparameter("growth_rate", "[1, inf]"),
+        Hyperparameter("use_bias_correction", "boolean"),
+        Hyperparameter("safeguard_warmup", "boolean"),
+    ]
 
     def __init__(
         self,
@@ -143,6 +151,6 @@ class Prodigy(Optimizer):
         current = where(d == h.initial_d, maximum(d, estimate), d)
         s.d_max = maximum(s.d_max, estimate)
         s.d = minimum(s.d_max, current * h.growth_rate)
-        decay = frame.decay_rate(h, rate)
+        decay = transforms.decay_rate(h, rate)
         decayed = where(h.weight_decay != 0, w - where(length > 0, decay, 0.0) * w, w)
         return decayed - rate * s.momentum / (sqrt(s.velocity) + s.d * h.epsilon)

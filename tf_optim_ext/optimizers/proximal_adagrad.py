@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import absolute, maximum, sqrt, square, where
 
 
@@ -56,13 +57,12 @@ class ProximalAdagrad(Optimizer):
         0.375
     """
 
-    slots = ("accumulator",)
-    slot_initializers = {"accumulator": "initial_accumulator_value"}
-    hyperparameters = {
-        "initial_accumulator_value": "[0, inf)",
-        "l1_regularization_strength": "[0, inf)",
-        "l2_regularization_strength": "[0, inf)",
-    }
+    state = [Slot("accumulator", "initial_accumulator_value")]
+    hyperparameters = [
+        Hyperparameter("initial_accumulator_value", "[0, inf)"),
+        Hyperparameter("l1_regularization_strength", "[0, inf)"),
+        Hyperparameter("l2_regularization_strength", "[0, inf)"),
+    ]
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square, where
 
 
@@ -48,14 +49,14 @@ class QHAdam(Optimizer):
         0.9
     """
 
-    slots = ("momentum", "velocity")
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "nu_1": "[0, 1]",
-        "nu_2": "[0, 1]",
-        "epsilon": "[0, inf)",
-    }
+    state = [Slot("momentum"), Slot("velocity")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("nu_1", "[0, 1]"),
+        Hyperparameter("nu_2", "[0, 1]"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(
         self,

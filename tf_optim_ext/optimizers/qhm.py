@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import lerp
 
 
@@ -40,8 +41,11 @@ class QHM(Optimizer):
         0.926
     """
 
-    slots = ("momentum",)
-    hyperparameters = {"beta": "[0, 1)", "nu": "[0, 1]"}
+    state = [Slot("momentum")]
+    hyperparameters = [
+        Hyperparameter("beta", "[0, 1)"),
+        Hyperparameter("nu", "[0, 1]"),
+    ]
 
     def __init__(self, learning_rate=1.0, beta=0.999, nu=0.7, **kwargs):
         super().__init__(learning_rate, beta=beta, nu=nu, **kwargs)

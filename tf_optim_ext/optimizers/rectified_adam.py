@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import divide_no_nan, lerp, maximum, minimum, sqrt, square, where
+from tf_optim_ext.base.declaration import Boolean, Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.rule import divide_no_nan, lerp, maximum, minimum, sqrt, square, transforms, where
 
 
 def warmed_up_rate(h):
@@ -88,17 +88,17 @@ class RectifiedAdam(Optimizer):
         0.8
     """
 
-    slots = ("momentum", "velocity", "velocity_hat")
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "epsilon": "[0, inf)",
-        "sma_threshold": "[4, inf)",
-        "total_steps": "[0, inf)",
-        "warmup_proportion": "[0, 1]",
-        "min_lr": "[0, inf)",
-    }
-    flags: tuple[str, ...] = ("amsgrad",)
+    state = [Slot("momentum"), Slot("velocity"), Slot("velocity_hat")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Hyperparameter("sma_threshold", "[4, inf)"),
+        Hyperparameter("total_steps", "[0, inf)"),
+        Hyperparameter("warmup_proportion", "[0, 1]"),
+        Hyperparameter("min_lr", "[0, inf)"),
+        Boolean("amsgrad"),
+    ]
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class RectifiedAdam(Optimizer):
 
     @staticmethod
     def decay(w, h):
-        return frame.decay(w, h, warmed_up_rate(h))
+        return transforms.decay(w, h, warmed_up_rate(h))
 
     @staticmethod
     def rule(w, g, s, h):

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Boolean, Derived, Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import lerp, maximum, sqrt, square, where
 
 
@@ -48,11 +49,18 @@ class RMSprop(Optimizer):
         0.8
     """
 
-    slots = ("velocity", "momentum", "average_gradient")
-    separate_slots = ("velocity", "momentum", "average_gradient")
-    hyperparameters = {"rho": "[0, 1]", "momentum": "[0, 1]", "epsilon": "[0, inf)"}
-    flags = ("centered", "has_momentum")
-    derived_flags = {"has_momentum": ("momentum", 0.0, False)}
+    state = [
+        Slot("velocity", separate=True),
+        Slot("momentum", separate=True),
+        Slot("average_gradient", separate=True),
+    ]
+    hyperparameters = [
+        Hyperparameter("rho", "[0, 1]"),
+        Hyperparameter("momentum", "[0, 1]"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Boolean("centered"),
+        Derived("has_momentum", "momentum", 0.0, False),
+    ]
 
     def __init__(
         self, learning_rate=0.001, rho=0.9, momentum=0.0, epsilon=1e-7, centered=False, **kwargs

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import schedule_free
+from tf_optim_ext.base import schedule_free
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
 from tf_optim_ext.rule import divide_no_nan, lerp, sqrt, square, unless_set, where
 
 
@@ -61,15 +62,15 @@ class ScheduleFreeAdamW(schedule_free.ScheduleFreeOptimizer):
         0.625
     """
 
-    slots = ("z", "velocity")
-    hyperparameters = {
-        "beta_1": "(0, 1]",
-        "beta_2": "[0, 1)",
-        "epsilon": "[0, inf)",
-        "warmup_steps": "[0, inf)",
-        "r": "[0, inf)",
-        "weight_lr_power": "[0, inf)",
-    }
+    state = [Slot("velocity")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "(0, 1]"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Hyperparameter("warmup_steps", "[0, inf)"),
+        Hyperparameter("r", "[0, inf)"),
+        Hyperparameter("weight_lr_power", "[0, inf)"),
+    ]
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import schedule_free
+from tf_optim_ext.base import schedule_free
+from tf_optim_ext.base.declaration import Hyperparameter
 from tf_optim_ext.rule import unless_set, where
 
 
@@ -53,13 +54,12 @@ class ScheduleFreeSGD(schedule_free.ScheduleFreeOptimizer):
         0.625
     """
 
-    slots = ("z",)
-    hyperparameters = {
-        "momentum": "(0, 1]",
-        "warmup_steps": "[0, inf)",
-        "r": "[0, inf)",
-        "weight_lr_power": "[0, inf)",
-    }
+    hyperparameters = [
+        Hyperparameter("momentum", "(0, 1]"),
+        Hyperparameter("warmup_steps", "[0, inf)"),
+        Hyperparameter("r", "[0, inf)"),
+        Hyperparameter("weight_lr_power", "[0, inf)"),
+    ]
 
     def __init__(
         self,

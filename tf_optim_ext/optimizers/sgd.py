@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Boolean, Derived, Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -44,10 +45,12 @@ class SGD(Optimizer):
         0.8
     """
 
-    slots = ("momentum",)
-    hyperparameters = {"momentum": "[0, 1]"}
-    flags = ("nesterov", "has_momentum")
-    derived_flags = {"has_momentum": ("momentum", 0.0, False)}
+    state = [Slot("momentum")]
+    hyperparameters = [
+        Hyperparameter("momentum", "[0, 1]"),
+        Boolean("nesterov"),
+        Derived("has_momentum", "momentum", 0.0, False),
+    ]
 
     def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, **kwargs):
         super().__init__(learning_rate, momentum=momentum, nesterov=nesterov, **kwargs)

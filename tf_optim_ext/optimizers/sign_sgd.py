@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import sign
 
 

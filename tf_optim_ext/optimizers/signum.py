@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import lerp, sign
 
 
@@ -39,8 +40,8 @@ class Signum(Optimizer):
         0.9
     """
 
-    slots = ("momentum",)
-    hyperparameters = {"momentum": "[0, 1]"}
+    state = [Slot("momentum")]
+    hyperparameters = [Hyperparameter("momentum", "[0, 1]")]
 
     def __init__(self, learning_rate=0.001, momentum=0.9, **kwargs):
         super().__init__(learning_rate, momentum=momentum, **kwargs)

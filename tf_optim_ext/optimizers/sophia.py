@@ -4,8 +4,11 @@ import functools
 
 import tensorflow as tf
 
-from tf_optim_ext import checks, graphs
-from tf_optim_ext.optimizer import Optimizer, without_autograph
+from tf_optim_ext import checks
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.base.step import without_autograph
+from tf_optim_ext.engine import graphs
 from tf_optim_ext.rule import clip, lerp, maximum, trace
 
 
@@ -56,13 +59,13 @@ class Sophia(Optimizer):
         0.9965
     """
 
-    slots = ("momentum", "hessian")
-    hyperparameters = {
-        "beta_1": "[0, 1)",
-        "beta_2": "[0, 1)",
-        "rho": "(0, inf)",
-        "epsilon": "(0, inf)",
-    }
+    state = [Slot("momentum"), Slot("hessian")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("rho", "(0, inf)"),
+        Hyperparameter("epsilon", "(0, inf)"),
+    ]
 
     def __init__(
         self,

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import frame
-from tf_optim_ext.optimizer import Optimizer
-from tf_optim_ext.rule import divide_no_nan, lerp, maximum, reduce_mean, sqrt, square
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
+from tf_optim_ext.rule import divide_no_nan, lerp, maximum, reduce_mean, sqrt, square, transforms
 
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
@@ -52,8 +52,12 @@ class StableAdamW(Optimizer):
         0.85
     """
 
-    slots = ("momentum", "velocity")
-    hyperparameters = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
+    state = [Slot("momentum"), Slot("velocity")]
+    hyperparameters = [
+        Hyperparameter("beta_1", "[0, 1)"),
+        Hyperparameter("beta_2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+    ]
 
     def __init__(
         self,
@@ -87,4 +91,4 @@ class StableAdamW(Optimizer):
         # Divided before it is squared: the square of epsilon may be no float32.
         rms = sqrt(reduce_mean(square(divide_no_nan(g, maximum(root, h.epsilon)))))
         rate = h.learning_rate / maximum(rms, 1.0)
-        return frame.decay(w, h, rate) - rate * divide_no_nan(s.momentum, root + h.epsilon)
+        return transforms.decay(w, h, rate) - rate * divide_no_nan(s.momentum, root + h.epsilon)

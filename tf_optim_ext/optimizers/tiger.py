@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.rule import lerp, sign
 
 
@@ -40,8 +41,8 @@ class Tiger(Optimizer):
         0.85
     """
 
-    slots = ("momentum",)
-    hyperparameters = {"beta": "[0, 1]"}
+    state = [Slot("momentum")]
+    hyperparameters = [Hyperparameter("beta", "[0, 1]")]
 
     def __init__(self, learning_rate=0.001, beta=0.965, weight_decay=0.01, **kwargs):
         super().__init__(learning_rate, beta=beta, weight_decay=weight_decay, **kwargs)

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_optim_ext.optimizer import Optimizer
+from tf_optim_ext.base.declaration import Choice, Hyperparameter, Slot
+from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.optimizers.proximal_adagrad import proximal
 from tf_optim_ext.rule import absolute, clip, divide_no_nan, exp, lerp, sign, sqrt, square, where
 
@@ -68,17 +69,16 @@ class Yogi(Optimizer):
         0.901557
     """
 
-    slots = ("momentum", "velocity")
-    slot_initializers = {"velocity": "initial_accumulator_value"}
-    hyperparameters = {
-        "beta1": "[0, 1)",
-        "beta2": "[0, 1)",
-        "epsilon": "[0, inf)",
-        "l1_regularization_strength": "[0, inf)",
-        "l2_regularization_strength": "[0, inf)",
-        "initial_accumulator_value": "[0, inf)",
-    }
-    choices = {"activation": ("sign", "tanh")}
+    state = [Slot("momentum"), Slot("velocity", "initial_accumulator_value")]
+    hyperparameters = [
+        Hyperparameter("beta1", "[0, 1)"),
+        Hyperparameter("beta2", "[0, 1)"),
+        Hyperparameter("epsilon", "[0, inf)"),
+        Hyperparameter("l1_regularization_strength", "[0, inf)"),
+        Hyperparameter("l2_regularization_strength", "[0, inf)"),
+        Hyperparameter("initial_accumulator_value", "[0, inf)"),
+        Choice("activation", ("sign", "tanh")),
+    ]
 
     def __init__(
         self,

@@ -1,0 +1,89 @@
+"""NumPy, in float64: what the other lowerings are tested against."""
+
+import numpy as np
+
+from tf_optim_ext.backends import interpreter
+
+OPERATIONS = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "power": np.power,
+    "negative": np.negative,
+    "sqrt": np.sqrt,
+    "cbrt": np.cbrt,
+    "absolute": np.abs,
+    "sign": np.sign,
+    "exp": np.exp,
+    "log": np.log,
+    "minimum": np.minimum,
+    "maximum": np.maximum,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+    "where": np.where,
+    "reduce_sum": np.sum,
+    "reduce_max": lambda x: np.max(x, initial=0.0),
+    "global_sum": np.sum,
+}
+
+
+def run(program, arrays, scalars):
+    """Computes one update in float64.
+
+    Args:
+        program: a `rule.Program`.
+        arrays: dict of "w", "g" and every slot in `program.slots`, of one shape.
+        scalars: dict of `program.scalars`, without "size"; the state of a program by row as arrays
+            with a number for each row.
+
+    Returns:
+        Dict of the new values of "w", every slot and all state that is numbers.
+    """
+    if not program.by_row:
+        return run_all(program, [arrays], [scalars])[0]
+    rows = len(arrays["w"])
+    rows_of_arrays = [{name: array[i] for name, array in arrays.items()} for i in range(rows)]
+    own = program.variable_scalars
+    rows_of_scalars = [{**scalars, **{name: scalars[name][i] for name in own}} for i in range(rows)]
+    new = run_all(program, rows_of_arrays, rows_of_scalars)
+    before = {**arrays, **scalars}
+    return {
+        name: np.reshape([row[name] for row in new], np.shape(before[name]))
+        for name in ("w", *program.slots, *own)
+    }
+
+
+def run_all(program, arrays, scalars):
+    """Computes one update of several variables: a list for each argument and result of `run`."""
+    arrays = [{k: np.asarray(v, np.float64) for k, v in own.items()} for own in arrays]
+    known = [
+        interpreter.scalars_before_reductions(
+            program,
+            {**{k: np.float64(v) for k, v in h.items()}, "size": np.float64(own["w"].size)},
+            OPERATIONS,
+        )
+        for own, h in zip(arrays, scalars, strict=True)
+    ]
+
+    def evaluate(v, roots):
+        return interpreter.evaluate(
+            program, roots, arrays[v], known[v], OPERATIONS, OPERATIONS, lambda x: x
+        )
+
+    def sums(v, roots):
+        return [np.sum(value) for value in evaluate(v, roots)]
+
+    interpreter.add_global_sums(program, known, sums)
+    outputs = {**program.outputs, **program.scalar_outputs}
+    results = []
+    for v, (own, h) in enumerate(zip(arrays, scalars, strict=True)):
+        before = {name: own[name] for name in ("w", *program.slots)}
+        before.update({name: h[name] for name in program.state_scalars})
+        new = dict(zip(outputs, evaluate(v, list(outputs.values())), strict=True))
+        results.append({**before, **new})
+    return results

@@ -1,0 +1,71 @@
+"""Clipping by norms: the factors that gradients get."""
+
+import tensorflow as tf
+
+from tf_optim_ext import _keras
+from tf_optim_ext.backends import native
+from tf_optim_ext.backends import tensorflow as tensorflow_lowering
+from tf_optim_ext.engine import route, targets
+
+
+def factors(gradients, variables, scale, limit, of_all):
+    """What gradients are multiplied by, so that they are scaled and their norms at most a limit.
+
+    Args:
+        gradients: list of tensors, or of `tf.IndexedSlices` as `sparse` prepares them.
+        variables: list of as many variables.
+        scale: a number: the factor of gradients that need no clipping.
+        limit: what the norms are at most, after scaling; as in Keras, 0 means no clipping.
+        of_all: whether that is the common norm of all gradients.
+
+    Returns:
+        A float64 tensor: with an element for each gradient, or for all a scalar.
+    """
+    norms = squared_norms([getattr(g, "values", g) for g in gradients], variables)
+    if of_all:
+        norms = tf.reduce_sum(norms)
+    norms = tf.sqrt(norms) * scale
+    limit = tf.cast(limit, tf.float64) if tf.is_tensor(limit) else tf.constant(limit, tf.float64)
+    found = scale * limit / tf.maximum(norms, limit)
+    if of_all:
+        # As in Keras: one infinite gradient makes all of them NaN, and not all others zero.
+        found = tf.where(tf.math.is_finite(norms), found, float("nan"))
+    return tf.where(limit > 0, found, scale)
+
+
+def clipped(gradients, variables, limit, of_all):
+    """Dense gradients, scaled down so that their norms are at most a limit; see `factors`."""
+    found = factors(gradients, variables, 1.0, limit, of_all)
+    found = [found] * len(gradients) if of_all else tf.unstack(found)
+    return [tf.cast(tf.cast(g, tf.float64) * f, g.dtype) for g, f in zip(gradients, found)]
+
+
+def squared_norms(gradients, variables):
+    """Sums of squares of tensors, computed where the variables are.
+
+    A gradient is where its variable is, and to copy it elsewhere takes longer than its norm.
+
+    Returns:
+        A float64 tensor with one element for each.
+    """
+    if route.why_not_native():
+        return tensorflow_lowering.squared_norms(gradients)
+    devices = [_keras.tensorflow_variable(variable).device for variable in variables]
+    elsewhere = {device for device in set(devices) if targets.elsewhere(device)}
+    if not elsewhere:
+        return native.squared_norms(gradients)
+    places: dict[str | None, list[int]] = {}
+    for i, device in enumerate(devices):
+        places.setdefault(device if device in elsewhere else None, []).append(i)
+    parts = [_at(place, [gradients[i] for i in members]) for place, members in places.items()]
+    if len(parts) == 1:
+        return parts[0]
+    order = [i for members in places.values() for i in members]
+    return tf.gather(tf.concat(parts, 0), [order.index(i) for i in range(len(order))])
+
+
+def _at(place, gradients):
+    if place is None:
+        return native.squared_norms(gradients)
+    with tf.device(place):
+        return tensorflow_lowering.squared_norms(gradients)
