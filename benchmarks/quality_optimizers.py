@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from tf_optim_ext.schedule_free import ScheduleFreeOptimizer
 
 import tf_optim_ext
 from benchmarks import arguments
