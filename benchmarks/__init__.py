@@ -6,7 +6,9 @@ Imports neither TensorFlow nor this package: processes with other libraries star
 import importlib.util
 import pathlib
 import sys
+from typing import Any
 
+Json = dict[str, Any]
 ROOT = pathlib.Path(__file__).parent.parent
 
 # `python -m` looks into the current folder first, where `tf_optim_ext` may be the source without

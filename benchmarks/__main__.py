@@ -2,154 +2,135 @@
 
 python -m benchmarks                          # all suites, some hours
 python -m benchmarks --suite=step,train       # some of them
+python -m benchmarks --sweeps=models,options  # some of what `step` measures
 python -m benchmarks --quick                  # a few minutes, to see that it works
-python -m benchmarks --gate                   # compares ratios with benchmarks/floors.json
+python -m benchmarks --gate                   # compares ratios with benchmarks/thresholds.json
 python -m benchmarks --draw                   # pictures of results that are there
 """
 
-import dataclasses
+import argparse
 import importlib
-import json
+import os
 import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 
-from absl import app, flags
-
-from benchmarks import cpus, gate, models, peers, report
+from benchmarks import arguments, gate, models, report, results
 from benchmarks.options import Options
+from benchmarks.peers import OTHERS, PEERS
 
-# In this order; the first ones need least time.
-SUITES = (
-    "step",
-    "trace",
-    "memory",
-    "scaling",
-    "optimizers",
-    "train",
-    "embedding",
-    "family",
-    "quality",
-)
-QUICK = {"windows": 3, "window_seconds": 0.02}
-
-FLAGS = flags.FLAGS
-flags.DEFINE_list("suite", list(SUITES), f"From {', '.join(SUITES)}.")
-flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "Where the weights are.")
-flags.DEFINE_list("optimizers", None, "Names of classes; default: those of each suite.")
-flags.DEFINE_list("shapes", None, "Models of `step`, or shapes such as 3*4096x4096+7.")
-flags.DEFINE_list("tables", None, "Of `embedding`: tables, each rows x width, like 1000000x64.")
-flags.DEFINE_list("rows", None, "Of `embedding`: rows of a gradient, repeated ones included.")
-flags.DEFINE_list("repeats", None, "Of `embedding`: percent of the rows that repeat others.")
-flags.DEFINE_bool(
-    "eager_peers", True, "Of `embedding`: measure eager steps of Keras: many seconds."
-)
-flags.DEFINE_list("peers", list(peers.OTHERS), "Which peers to measure; may be empty.")
-flags.DEFINE_integer("threads", 2, "Threads of each library, and CPUs in use.", lower_bound=1)
-flags.DEFINE_integer("windows", 15, "Windows of each row.", lower_bound=1)
-flags.DEFINE_float("window_seconds", 0.2, "A window is at least about this long.", lower_bound=0)
-flags.DEFINE_integer("seed", 0, "Seed of weights, gradients and order.")
-flags.DEFINE_bool("quick", False, "Small and few, to see that it works; writes no results unless "
-                  "--out is given.")  # fmt: skip
-flags.DEFINE_bool("keep_memory", True, "Let malloc keep freed memory: peers allocate a lot.")
-flags.DEFINE_multi_string("python", [], "name=path: the interpreter of a peer; otherwise an "
-                          "environment is made for it.")  # fmt: skip
-flags.DEFINE_string("out", str(report.RESULTS), "Folder for results and pictures.")
-flags.DEFINE_bool("gate", False, "Only compare some ratios with the floors that they must reach.")
-flags.DEFINE_bool("draw", False, "Only draw pictures of the results in --out.")
-flags.register_validator(
-    "suite", lambda names: set(names) <= set(SUITES), f"must be from {', '.join(SUITES)}"
-)
-flags.register_validator(
-    "peers", lambda names: set(names) <= set(peers.OTHERS), f"must be from {list(peers.OTHERS)}"
-)
-flags.register_validator(
-    "python",
-    lambda given: all(text.partition("=")[0] in peers.PEERS and "=" in text for text in given),
-    f"must be like torch=/path/to/python, for one of {list(peers.PEERS)}",
-)
+SUITES = ("step", "train", "embedding", "quality")
+QUICK = ("--repeats=3", "--repeat_seconds=0.02")
 
 
-@flags.validator("shapes")
-def _are_shapes(texts: list[str] | None) -> bool:
-    for text in texts or ():
-        try:
-            models.of(text)
-        except ValueError as error:
-            raise flags.ValidationError(str(error)) from error
-    return True
+def names(check: Callable[[str], object]) -> Callable[[str], tuple[str, ...]]:
+    """Reads a list with commas; `check` returns None or raises ValueError for what is wrong."""
+
+    def read(text: str) -> tuple[str, ...]:
+        found = tuple(text.split(",")) if text else ()
+        for name in found:
+            try:
+                right = check(name) is not None
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from error
+            if not right:
+                raise argparse.ArgumentTypeError(f"{name!r} is not allowed")
+        return found
+
+    return read
 
 
-for _name, _form, _message in (
-    ("tables", r"[1-9]\d*x[1-9]\d*", "must be like 1000000x64"),
-    ("rows", r"[1-9]\d*", "must be from 1"),
-    ("repeats", r"\d{1,2}", "must be 0 to 99"),
-):
-    flags.register_validator(
-        _name,
-        lambda given, form=_form: all(re.fullmatch(form, text) for text in given or ()),
-        _message,
+def like(*patterns: str) -> Callable[[str], tuple[str, ...]]:
+    return names(re.compile("|".join(patterns)).fullmatch)
+
+
+def interpreter(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if name not in PEERS or not separator:
+        raise argparse.ArgumentTypeError(f"must be like torch=/path/to/python: {text}")
+    return name, path
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
+    add, number = found.add_argument, {"type": int}
+    switch = {"action": argparse.BooleanOptionalAction}
+    add("--suite", type=like(*SUITES), default=SUITES, help=f"from {', '.join(SUITES)}")
+    add("--device", choices=("cpu", "gpu"), help="where the weights are")
+    add("--sweeps", type=like(r"\w+"), help="of step: see benchmarks/step.py")
+    add("--optimizers", type=like(r"[\w. ()]+"), help="names of classes")
+    add("--shapes", type=names(models.of), help="of step: models, or like 3*4096x4096+7")
+    add("--step_options", type=names(arguments.parsed), help="of step: like none,mask+clip")
+    add("--tables", type=like(r"[1-9]\d*x[1-9]\d*"), help="of embedding: like 1000000x64")
+    add("--rows", type=like(r"[1-9]\d*"), help="of embedding: of a gradient, with duplicates")
+    add("--duplicates", type=like(r"\d\d?"), help="of embedding: percent of the rows")
+    add("--peers", type=like(*OTHERS), help=f"from {', '.join(OTHERS)}; may be empty")
+    add("--threads", **number, help="of each library, and CPUs in use")
+    add("--repeats", **number, help="timed repeats of each row")
+    add("--repeat_seconds", type=float, help="a repeat takes at least about this long")
+    add("--seed", **number, help="of weights, gradients and order")
+    add("--quick", **switch, help="small and few, to see that it works; writes only with --out")
+    add("--keep_memory", **switch, help="let malloc keep freed memory: peers allocate a lot")
+    add("--python", type=interpreter, action="append", help="peer=path of an interpreter")
+    add("--out", type=Path, help="folder for results and pictures")
+    add("--gate", action="store_true", help="only compare ratios with their thresholds")
+    add("--draw", action="store_true", help="only draw results that are there")
+    found.set_defaults(**{**vars(Options()), "peers": OTHERS, "python": []})
+    return found
 
 
-def options() -> Options:
-    """What the flags say."""
-    given = {
-        field.name: FLAGS[field.name].value
-        for field in dataclasses.fields(Options)
-        if field.name in FLAGS
-    }
-    if FLAGS.quick:
-        given.update({n: value for n, value in QUICK.items() if not FLAGS[n].present})
-    for name in ("optimizers", "shapes", "tables", "rows", "repeats", "peers"):
-        given[name] = tuple(given[name]) if given[name] is not None else None
-    return Options(**given, pythons=dict(text.split("=", 1) for text in FLAGS.python))
+def parsed(given: Sequence[str]) -> tuple[argparse.Namespace, Options]:
+    flags = parser().parse_args(given)
+    if flags.quick:
+        flags = parser().parse_args([*QUICK, *given])
+    return flags, Options(**{name: getattr(flags, name) for name in vars(Options())})
 
 
-def suite(name: str) -> ModuleType:
-    return importlib.import_module(f"benchmarks.{name}")
-
-
-def draw(names: list[str], folder: Path) -> None:
-    for name in names:
-        path = folder / f"{name}.json"
+def draw(suites: Sequence[str], folder: Path, device: str) -> None:
+    for name in suites:
+        path = results.path_of(folder, name, device)
         if path.exists():
-            for picture in suite(name).draw(json.loads(path.read_text()), folder):
+            suite, suffix = importlib.import_module(f"benchmarks.{name}"), path.stem[len(name) :]
+            for picture in suite.draw(results.load(path), folder, suffix):
                 print(picture)
 
 
-def run(names: list[str], wanted: Options, folder: Path | None) -> list[str]:
+def run(suites: Sequence[str], options: Options, folder: Path | None) -> list[str]:
     """Runs suites; returns what failed of this package. Writes nothing without a folder."""
     console, failed = report.console(), []
-    for name in names:
-        module = suite(name)
-        results = module.measure(wanted, console)
-        for table in module.tables(results):
+    for name in suites:
+        suite = importlib.import_module(f"benchmarks.{name}")
+        found = suite.measure(options, console)
+        for table in suite.tables(found):
             console.print(table)
-        failed += getattr(module, "failures", lambda results: [])(results)
+        failed += suite.failures(found)
         if folder is not None:
-            report.write(folder / f"{name}.json", wanted, results)
-            draw([name], folder)
+            results.add(results.path_of(folder, name, options.device), options, found)
+            draw([name], folder, options.device)
     return failed
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    folder = Path(FLAGS.out)
-    if FLAGS.draw:
-        draw(FLAGS.suite, folder)
+def main(given: Sequence[str]) -> None:
+    flags, options = parsed(given)
+    folder = flags.out or results.RESULTS
+    if flags.draw:
+        draw(flags.suite, folder, options.device)
         return
-    wanted = options()
-    cpus.bind(wanted.threads)
-    if FLAGS.gate:
-        failed = gate.run(wanted, report.console())
+    if cpus := results.allowed_cpus():  # here, and in the processes that are started
+        os.sched_setaffinity(0, cpus[: options.threads])
+    if flags.gate:
+        failed = gate.run(options, report.console())
     else:
-        writes = not wanted.quick or FLAGS["out"].present
-        failed = run(FLAGS.suite, wanted, folder if writes else None)
+        failed = run(flags.suite, options, flags.out if options.quick else folder)
     if failed:
         raise SystemExit("benchmarks: " + "; ".join(failed))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main(sys.argv[1:])

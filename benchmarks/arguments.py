@@ -1,14 +1,8 @@
-"""Optimizers that libraries share: their arguments, and their maths in float64 NumPy."""
+"""Optimizers that libraries share, with Keras' arguments, and options around their updates."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-Json = dict[str, Any]
-Array = np.ndarray
-# Takes weights, gradient, state (a dict that is empty at first), number of the step and arguments.
-Update = Callable[[Array, Array, dict[str, Any], int, Json], Array]
+from benchmarks import Json
 
 _ADAM = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
 ARGUMENTS: dict[str, Json] = {
@@ -21,134 +15,60 @@ ARGUMENTS: dict[str, Json] = {
     "RMSprop": {"learning_rate": 1e-3, "rho": 0.9, "epsilon": 1e-7},
     "Adagrad": {"learning_rate": 1e-3, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
     "Adadelta": {"learning_rate": 1e-1, "rho": 0.95, "epsilon": 1e-7},
-    "Adam (row_wise)": {**_ADAM, "row_wise": True},
-    "Adagrad (row_wise)": {"learning_rate": 1e-3, "row_wise": True},
+}
+REQUIRED: dict[str, Json] = {"SGDW": {"weight_decay": 1e-4}}
+
+NORM, EMA_MOMENTUM, ACCUMULATED = 1.0, 0.99, 4
+# Of Keras' constructors and ours. "mask" leaves variables of less than two axes without decay.
+OPTIONS: dict[str, Json] = {
+    "clip": {"global_clipnorm": NORM},
+    "ema": {"use_ema": True, "ema_momentum": EMA_MOMENTUM},
+    "accumulate": {"gradient_accumulation_steps": ACCUMULATED},
+    "mask": {},
+}
+# How ours treats the sparse gradient of an embedding table.
+SPARSE: dict[str, Json] = {
+    "lazy": {"sparse": "lazy"},
+    "exact": {"sparse": "exact"},
+    "catch_up": {"sparse": "catch_up"},
+    "row_wise": {"sparse": "lazy", "row_wise": True},
 }
 
 
 def of(optimizer: str) -> Json:
-    """Arguments of a class, with Keras' names; none for those that are not compared."""
-    return dict(ARGUMENTS.get(optimizer, {}))
+    """Arguments of a class, with Keras' names; the required ones of those without baselines."""
+    return dict(ARGUMENTS.get(optimizer) or REQUIRED.get(optimizer, {}))
 
 
-def class_of(optimizer: str) -> str:
-    """The name of the class: without what is in brackets, which names a variant of it."""
-    return optimizer.partition(" (")[0]
+def with_options(optimizer: str, options: Sequence[str]) -> Json:
+    given = of(optimizer)
+    for name in options:
+        given |= {**OPTIONS, **SPARSE}[name]
+    return given
 
 
-def _moments(g: Array, state: dict, h: Json) -> tuple[Array, Array]:
-    m = state["m"] = h["beta_1"] * state.get("m", 0.0) + (1 - h["beta_1"]) * g
-    v = state["v"] = h["beta_2"] * state.get("v", 0.0) + (1 - h["beta_2"]) * g**2
-    return m, v
+def parsed(text: str) -> tuple[str, ...]:
+    """Options of a text such as "clip+ema"; "none" has none.
 
-
-def _adam(w: Array, g: Array, state: dict, t: int, h: Json) -> Array:
-    m, v = _moments(g, state, h)
-    m_hat, v_hat = m / (1 - h["beta_1"] ** t), v / (1 - h["beta_2"] ** t)
-    return w - h["learning_rate"] * m_hat / (np.sqrt(v_hat) + h["epsilon"])
-
-
-def _adamw(w: Array, g: Array, state: dict, t: int, h: Json) -> Array:
-    return _adam(w * (1 - h["learning_rate"] * h["weight_decay"]), g, state, t, h)
-
-
-def _adamax(w: Array, g: Array, state: dict, t: int, h: Json) -> Array:
-    m = state["m"] = h["beta_1"] * state.get("m", 0.0) + (1 - h["beta_1"]) * g
-    u = state["u"] = np.maximum(h["beta_2"] * state.get("u", 0.0), np.abs(g))
-    return w - h["learning_rate"] / (1 - h["beta_1"] ** t) * m / (u + h["epsilon"])
-
-
-def _lamb(w: Array, g: Array, state: dict, t: int, h: Json) -> Array:
-    m, v = _moments(g, state, h)
-    m_hat, v_hat = m / (1 - h["beta_1"] ** t), v / (1 - h["beta_2"] ** t)
-    r = m_hat / (np.sqrt(v_hat) + h["epsilon"])
-    norm_w, norm_r = np.linalg.norm(w), np.linalg.norm(r)
-    ratio = norm_w / norm_r if norm_w > 0 and norm_r > 0 else 1.0
-    return w - h["learning_rate"] * ratio * r
-
-
-def _sgd(w: Array, g: Array, state: dict, t: int, h: Json) -> Array:
-    m = state["m"] = h["momentum"] * state.get("m", 0.0) - h["learning_rate"] * g
-    return w + m
-
-
-def _lion(w: Array, g: Array, state: dict, t: int, h: Json) -> Array:
-    m = state.get("m", 0.0)
-    state["m"] = h["beta_2"] * m + (1 - h["beta_2"]) * g
-    return w - h["learning_rate"] * np.sign(h["beta_1"] * m + (1 - h["beta_1"]) * g)
-
-
-def _rmsprop(w: Array, g: Array, state: dict, t: int, h: Json) -> Array:
-    v = state["v"] = h["rho"] * state.get("v", 0.0) + (1 - h["rho"]) * g**2
-    return w - h["learning_rate"] * g / np.sqrt(v + h["epsilon"])
-
-
-def _adagrad(w: Array, g: Array, state: dict, t: int, h: Json) -> Array:
-    v = state["v"] = state.get("v", h["initial_accumulator_value"]) + g**2
-    return w - h["learning_rate"] * g / np.sqrt(v + h["epsilon"])
-
-
-def _adadelta(w: Array, g: Array, state: dict, t: int, h: Json) -> Array:
-    v = state["v"] = h["rho"] * state.get("v", 0.0) + (1 - h["rho"]) * g**2
-    d = state.get("d", 0.0)
-    step = np.sqrt(d + h["epsilon"]) / np.sqrt(v + h["epsilon"]) * g
-    state["d"] = h["rho"] * d + (1 - h["rho"]) * step**2
-    return w - h["learning_rate"] * step
-
-
-UPDATES: dict[str, Update] = {
-    "AdamW": _adamw,
-    "Adam": _adam,
-    "Adamax": _adamax,
-    "Lamb": _lamb,
-    "SGD": _sgd,
-    "Lion": _lion,
-    "RMSprop": _rmsprop,
-    "Adagrad": _adagrad,
-    "Adadelta": _adadelta,
-}
-# Relative to the whole change of the weights. Libraries add epsilon at different places, which is
-# not what the check is for.
-TOLERANCE = 2e-3
-
-
-def changes(
-    optimizer: str, weights: Sequence[Array], gradients: Sequence[Array], steps: int
-) -> list[Array]:
-    """What some steps with the same gradients add to the weights."""
-    h, found = of(optimizer), []
-    for weight, gradient in zip(weights, gradients, strict=True):
-        w, g, state = weight.astype(np.float64), gradient.astype(np.float64), {}
-        for t in range(1, steps + 1):
-            w = UPDATES[optimizer](w, g, state, t, h)
-        found.append(w - weight)
-    return found
-
-
-def what_is_wrong(
-    optimizer: str,
-    weights: Sequence[Array],
-    gradients: Sequence[Array],
-    found: Sequence[Array],
-    steps: int,
-) -> str | None:
-    """How weights are off after some steps, None if they are not.
-
-    Args:
-        optimizer: name of a class.
-        weights: before the first step.
-        gradients: of every step.
-        found: after the last step.
-        steps: how many there were.
+    Raises:
+        ValueError: one of them does not exist.
     """
-    wanted = changes(optimizer, weights, gradients, steps)
-    # NumPy's maximum, as NaN in one variable must not be lost.
-    worst = np.max(
-        [
-            np.max(np.abs(after - before - change)) / np.max(np.abs(change))
-            for before, after, change in zip(weights, found, wanted, strict=True)
-        ]
-    )
-    if worst <= TOLERANCE:
-        return None
-    return f"void: its steps are off by {100 * worst:.2g} % from those of {optimizer}"
+    names = () if text == "none" else tuple(text.split("+"))
+    if unknown := [name for name in names if name not in OPTIONS]:
+        raise ValueError(f"no option {unknown[0]!r}; choose from none, {', '.join(OPTIONS)}")
+    return names
+
+
+def updates_every(options: Sequence[str]) -> int:
+    """How many gradients an update takes."""
+    return ACCUMULATED if "accumulate" in options else 1
+
+
+def bytes_per_weight(bare: int, options: Sequence[str]) -> float:
+    """What a step has to move of each weight, on average over the gradients of an update."""
+    # A norm reads the gradient once more; an average is read and written.
+    update = bare + 4 * ("clip" in options) + 8 * ("ema" in options)
+    if "accumulate" not in options:
+        return update
+    # Others read the gradient, and read and write the sum; the update also reads and resets that.
+    return (12 * (ACCUMULATED - 1) + update + 8) / ACCUMULATED

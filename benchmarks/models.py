@@ -5,87 +5,55 @@ A step's time depends on the shapes alone, so the benchmark needs no model and n
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 
 Shape = tuple[int, ...]
 
 
-def matrices() -> Iterator[Shape]:
+def _dense(inputs: int, outputs: int) -> list[Shape]:
+    return [(inputs, outputs), (outputs,)]
+
+
+def _norm(channels: int) -> list[Shape]:
+    return [(channels,)] * 2
+
+
+def _convolution(size: int, inputs: int, outputs: int) -> list[Shape]:
+    return [(size, size, inputs, outputs), *_norm(outputs)]
+
+
+def matrices() -> list[Shape]:
     """Three large matrices: 50 million weights and next to no overhead per variable."""
-    for _ in range(3):
-        yield 4096, 4096
+    return [(4096, 4096)] * 3
 
 
-def bert() -> Iterator[Shape]:
+def bert(width: int = 768, inner: int = 3072) -> list[Shape]:
     """BERT-base with its pooler: 199 variables, 109 million weights."""
-    width, inner = 768, 3072
-    for rows in (30522, 512, 2):  # words, positions, segments
-        yield rows, width
-    yield from _norm(width)
-    for _ in range(12):
-        for _ in range(4):  # query, key, value, output
-            yield from _dense(width, width)
-        yield from _norm(width)
-        yield from _dense(width, inner)
-        yield from _dense(inner, width)
-        yield from _norm(width)
-    yield from _dense(width, width)
+    attention = 4 * _dense(width, width) + _norm(width)  # query, key, value, output
+    block = attention + _dense(width, inner) + _dense(inner, width) + _norm(width)
+    embeddings = [(rows, width) for rows in (30522, 512, 2)]  # words, positions, segments
+    return embeddings + _norm(width) + 12 * block + _dense(width, width)
 
 
-def resnet50() -> Iterator[Shape]:
+def resnet50() -> list[Shape]:
     """ResNet-50 as in the paper, convolutions without bias: 161 variables, 26 million weights."""
-    return _resnet50(bias=False)
-
-
-def resnet50_keras() -> Iterator[Shape]:
-    """`keras.applications.ResNet50`, whose convolutions have a bias: 214 variables."""
-    return _resnet50(bias=True)
-
-
-def mlp() -> Iterator[Shape]:
-    """Five dense layers, ten small variables: what is left is the overhead of a step."""
-    for inputs, outputs in ((784, 64), (64, 64), (64, 64), (64, 64), (64, 10)):
-        yield from _dense(inputs, outputs)
-
-
-def _dense(inputs: int, outputs: int) -> Iterator[Shape]:
-    yield inputs, outputs
-    yield (outputs,)
-
-
-def _norm(channels: int) -> Iterator[Shape]:
-    yield (channels,)
-    yield (channels,)
-
-
-def _convolution(size: int, inputs: int, outputs: int, bias: bool) -> Iterator[Shape]:
-    yield size, size, inputs, outputs
-    if bias:
-        yield (outputs,)
-    yield from _norm(outputs)
-
-
-def _resnet50(bias: bool) -> Iterator[Shape]:
-    yield from _convolution(7, 3, 64, bias)
-    channels = 64
+    found, channels = _convolution(7, 3, 64), 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         for block in range(blocks):
             if block == 0:
-                yield from _convolution(1, channels, 4 * width, bias)
-            yield from _convolution(1, channels, width, bias)
-            yield from _convolution(3, width, width, bias)
-            yield from _convolution(1, width, 4 * width, bias)
+                found += _convolution(1, channels, 4 * width)
+            found += _convolution(1, channels, width) + _convolution(3, width, width)
+            found += _convolution(1, width, 4 * width)
             channels = 4 * width
-    yield from _dense(channels, 1000)
+    return found + _dense(channels, 1000)
 
 
-MODELS: dict[str, Callable[[], Iterator[Shape]]] = {
-    "matrices": matrices,
-    "bert": bert,
-    "resnet50": resnet50,
-    "resnet50_keras": resnet50_keras,
-    "mlp": mlp,
-}
+def mlp() -> list[Shape]:
+    """Five dense layers, ten small variables: what is left is the overhead of a step."""
+    return _dense(784, 64) + 3 * _dense(64, 64) + _dense(64, 10)
+
+
+MODELS = {model.__name__: model for model in (matrices, bert, resnet50, mlp)}
 
 
 def of(model: str) -> list[Shape]:
@@ -95,7 +63,7 @@ def of(model: str) -> list[Shape]:
         ValueError: it is neither.
     """
     if model in MODELS:
-        return list(MODELS[model]())
+        return MODELS[model]()
     found: list[Shape] = []
     for part in model.split("+"):
         match = re.fullmatch(r"(?:([1-9]\d*)\*)?([1-9]\d*(?:x[1-9]\d*)*)", part)
@@ -108,5 +76,5 @@ def of(model: str) -> list[Shape]:
     return found
 
 
-def weights(shapes: list[Shape]) -> int:
+def weights(shapes: Sequence[Shape]) -> int:
     return sum(math.prod(shape) for shape in shapes)

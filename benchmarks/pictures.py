@@ -1,4 +1,4 @@
-"""Pictures of results, from their JSON alone."""
+"""Pictures of steps, from their results alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,12 @@ from typing import Any
 
 import matplotlib as mpl
 
+from benchmarks import Json
+
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-Json = dict[str, Any]
-OURS, OTHERS, LIMIT = "#c0392b", "#7f8c8d", "#2c3e50"
+OURS, OTHERS, LINE = "#c0392b", "#7f8c8d", "#2c3e50"
 STYLE = {
     "figure.dpi": 120,
     "font.size": 9,
@@ -18,11 +19,15 @@ STYLE = {
     "axes.spines.right": False,
     "axes.titlesize": 10,
 }
-
-
-def measured(cases: Sequence[Json]) -> list[Json]:
-    """Cases with something to show: our eager step ran."""
-    return [case for case in cases if any(row.get("ratio_to_anchor") for row in case["rows"])]
+LINES = {
+    "ours_eager": (OURS, "-", "o"),
+    "ours_function": (OURS, "--", "o"),
+    "keras_eager": ("#2980b9", ":", "s"),
+    "keras_function": ("#2980b9", "--", "s"),
+    "torch_foreach": ("#27ae60", ":", "^"),
+    "torch_fused": ("#27ae60", "-", "^"),
+    "stream": (LINE, "-", ""),
+}
 
 
 def speedups(cases: Sequence[Json], path: Path) -> Path:
@@ -36,70 +41,66 @@ def speedups(cases: Sequence[Json], path: Path) -> Path:
         for axis in axes.flat[len(cases) :]:
             axis.axis("off")
         for axis, case in zip(axes.flat, cases, strict=False):
-            rows = [r for r in case["rows"] if r.get("ratio_to_anchor") and r["key"] != "limit"]
-            rows.sort(key=lambda row: row["ratio_to_anchor"], reverse=True)
-            values = [row["ratio_to_anchor"] for row in rows]
-            colors = [OURS if row["key"].startswith("ours") else OTHERS for row in rows]
-            labels = [row["label"] for row in rows]
+            rows = [row for row in case["rows"] if row.get("ratio") and row["key"] != "stream"]
+            rows.sort(key=lambda row: row["ratio"], reverse=True)
+            values = [row["ratio"] for row in rows]
             left = min(0.5, *values) * 0.8
-            axis.barh(labels, [value - left for value in values], left=left, color=colors)
+            axis.barh(
+                [row["label"] for row in rows],
+                [value - left for value in values],
+                left=left,
+                color=[OURS if row["key"].startswith("ours") else OTHERS for row in rows],
+            )
             for place, value in enumerate(values):
                 text = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
                 axis.text(value * 1.06, place, text, va="center", fontsize=7)
             axis.set_xscale("log")
             axis.set_xlim(left, max(values) * 2.2)
             axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("")
             axis.axvline(1, color=OURS, linewidth=0.8)
             axis.tick_params(axis="y", labelsize=7, length=0)
-            axis.set_title(f"{case['optimizer']}, {case['model']}: {_weights(case)}")
+            axis.set_title(_title(case))
             axis.set_xlabel("time of a step; 1: tf_optim_ext, eager")
         return save(figure, path)
 
 
-# Rows of the roofline: the fastest that each peer has, and its usual way.
-ROOFLINE = {
-    "ours_eager": (OURS, "o", "-"),
-    "ours_function": (OURS, "s", "--"),
-    "ours_xla": (OURS, "^", ":"),
-    "keras_xla": ("#2980b9", "^", ":"),
-    "keras_function": ("#2980b9", "s", "--"),
-    "tf_keras_legacy_function": ("#16a085", "s", "--"),
-    "raw_ops_function": ("#8e44ad", "s", "--"),
-    "torch_fused": ("#d68910", "o", "-"),
-    "torch_foreach": ("#d68910", "D", ":"),
-    "optax_jit": ("#34495e", "^", ":"),
-}
+def _title(case: Json) -> str:
+    weights = case["weights"]
+    size = f"{weights / 1e6:.0f} M" if weights >= 1e6 else f"{weights / 1e3:.0f} k"
+    options = f" with {'+'.join(case['options'])}" if case["options"] else ""
+    return f"{case['optimizer']}{options}, {case['model']}: {size} weights"
 
 
-def roofline(cases: Sequence[Json], path: Path) -> Path:
-    """What part of the memory's speed rows reach, by model from small to large."""
-    ordered = sorted(cases, key=lambda case: case["weights"])
+def over_variables(cases: Sequence[Json], path: Path) -> Path:
+    title = f"{cases[0]['optimizer']}, {cases[0]['weights'] / 1e6:.3g} M weights"
+    return _lines([(case["variables"], case) for case in cases], "variables", title, path)
+
+
+def over_bytes(cases: Sequence[Json], path: Path) -> Path:
+    title = f"{cases[0]['optimizer']}, {cases[0]['variables']} variables"
+    return _lines([(4 * case["weights"], case) for case in cases], "bytes of weights", title, path)
+
+
+def _lines(cases: Sequence[tuple[int, Json]], name: str, title: str, path: Path) -> Path:
+    """Milliseconds of rows over something that grows."""
+    cases = sorted(cases, key=lambda pair: pair[0])
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(8.2, 4.2))
-        for key, (color, marker, line) in ROOFLINE.items():
+        figure, axis = plt.subplots(figsize=(6.4, 4))
+        for key, (color, style, marker) in LINES.items():
             points = [
-                (place, row["percent_of_limit"], row["label"])
-                for place, case in enumerate(ordered)
+                (x, row)
+                for x, case in cases
                 for row in case["rows"]
-                if row["key"] == key and row.get("percent_of_limit")
+                if row["key"] == key and "ms" in row
             ]
             if points:
-                x, y, labels = zip(*points, strict=True)
-                axis.plot(x, y, line, marker=marker, color=color, markersize=5, label=labels[0])
-        axis.axhline(100, color=LIMIT, linewidth=1)
-        axis.text(-0.1, 102, "memory limit: a plain loop over as many bytes", fontsize=7)
-        names = [f"{case['optimizer']}\n{case['model']}\n{_weights(case)}" for case in ordered]
-        axis.set_xticks(range(len(ordered)), names)
-        axis.set_ylim(bottom=0)
-        axis.set_ylabel("% of the memory limit")
-        axis.set_title("Achieved speed against the limit of the memory")
+                x, rows = zip(*points, strict=True)
+                y, label = [row["ms"] for row in rows], rows[0]["label"]
+                axis.plot(x, y, linestyle=style, marker=marker, color=color, ms=4, label=label)
+        axis.set(xscale="log", yscale="log", xlabel=name, ylabel="ms per step", title=title)
         axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         return save(figure, path)
-
-
-def _weights(case: Json) -> str:
-    weights = case["weights"]
-    return f"{weights / 1e6:.0f} M weights" if weights >= 1e6 else f"{weights / 1e3:.0f} k weights"
 
 
 def save(figure: Any, path: Path) -> Path:

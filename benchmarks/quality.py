@@ -1,6 +1,6 @@
 """Learning curves of all optimizers, with equal budgets and equal tuning.
 
-    python -m benchmarks --suite quality
+    python -m benchmarks --suite=quality
 
 Each optimizer gets the same grid of learning rates around the one that its docstring starts with,
 the same steps on the same batches, the same initial weights, and warm-up and decay where its method
@@ -10,7 +10,7 @@ seeds, and what these reach on the test split is reported. Where the best rate i
 the grid, the grid grows by a point there, as often as the protocol allows.
 
 The results hold for these tasks, which are small, and this budget, which is short. Other arguments
-than the learning rate are not tuned.
+than the learning rate are not tuned. With `--optimizers`, the others keep their results.
 """
 
 import dataclasses
@@ -18,24 +18,23 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 # TensorFlow reads this when it is imported; its start-up notes would bury the progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import quality_pictures
+from benchmarks import Json, quality_pictures, report
+from benchmarks.options import Options
+from benchmarks.peers import of_tensorflow
 from benchmarks.quality_optimizers import WARM_UP_PART, Competitor, select
 from benchmarks.quality_tasks import TASKS, Task
 from benchmarks.quality_training import Course, Run, Trainer
 
-Json = dict[str, Any]
 QUICK_TASKS, QUICK_OPTIMIZERS, QUICK_STEPS = ("digits",), ("AdamW", "keras.AdamW"), 60
+draw = quality_pictures.draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,64 +57,48 @@ class Protocol:
     factor: float = 10**0.5
 
     @classmethod
-    def from_seed(cls, seed: int) -> "Protocol":
+    def from_seed(cls, seed: int, quick: bool = False) -> "Protocol":
         first = 100 * seed
+        if quick:
+            return cls(3, 1, (first,), (first + 10, first + 11), 4)
         return cls(5, 3, (first, first + 1), tuple(range(first + 10, first + 15)), 12)
 
-    @classmethod
-    def quick(cls, seed: int) -> "Protocol":
-        first = 100 * seed
-        return cls(3, 1, (first,), (first + 10, first + 11), 4)
 
-
-def measure(options: Any, console: Console) -> Json:
-    """All tasks with all optimizers that were asked for."""
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    wanted = options.optimizers or (QUICK_OPTIMIZERS if options.quick else None)
-    competitors = select(wanted)
-    protocol = (Protocol.quick if options.quick else Protocol.from_seed)(options.seed)
-    tasks = [load() for name, load in TASKS.items() if not options.quick or name in QUICK_TASKS]
-    if options.quick:
+def measure(options: Options, console: Console) -> Json:
+    """All tasks with all optimizers that were asked for, in this process."""
+    library, quick = of_tensorflow.Ours(), options.quick
+    about = library.start(options.threads, options.device)
+    competitors = select(options.optimizers or (QUICK_OPTIMIZERS if quick else None))
+    protocol = Protocol.from_seed(options.seed, quick)
+    tasks = [load() for name, load in TASKS.items() if not quick or name in QUICK_TASKS]
+    if quick:
         tasks = [dataclasses.replace(task, steps=QUICK_STEPS) for task in tasks]
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with (
-        tf.device("/GPU:0" if options.device == "gpu" else "/CPU:0"),
-        Progress(*columns, console=console) as progress,
-    ):
-        bar = progress.add_task("quality", total=len(tasks) * len(competitors))
+    found: Json = {
+        "protocol": dataclasses.asdict(protocol) | {"warm_up_part": WARM_UP_PART},
+        "tasks": {},
+        "cases": [],
+    }
+    with tf.device(library.device), report.progress(console) as bar:
+        bar.begin("quality", len(tasks) * len(competitors))
+        for task in tasks:
+            course = Course(task, protocol.checkpoints)
+            found["tasks"][task.name] = described(course)
+            for competitor in competitors:
+                row = measure_optimizer(course, competitor, protocol)
+                found["cases"].append({"task": task.name, **row})
+                bar.tick(1)
+    return {"peers": {"ours": about}, **found}
 
-        def tick(text: str) -> None:
-            progress.update(bar, advance=1, description=text)
 
-        results = [measure_task(task, competitors, protocol, tick) for task in tasks]
-    about = dataclasses.asdict(protocol) | {"warm_up_part": WARM_UP_PART}
-    return {"protocol": about, "tasks": results}
-
-
-def measure_task(
-    task: Task,
-    competitors: Sequence[Competitor],
-    protocol: Protocol,
-    tick: Callable[[str], None],
-) -> Json:
-    course = Course(task, protocol.checkpoints)
-    rows = []
-    for competitor in competitors:
-        rows.append(measure_optimizer(course, competitor, protocol))
-        tick(f"{task.name}: {competitor.name}")
+def described(course: Course) -> Json:
+    task = course.task
+    names = ("data", "model", "batch_size", "steps", "loss", "metric", "target")
+    texts = {"loss": task.loss_name, "metric": task.metric_name}
     return {
-        "name": task.name,
-        "data": task.data,
-        "model": task.model,
+        **{name: texts.get(name) or getattr(task, name) for name in names},
         "weights": int(sum(tf.size(variable) for variable in course.variables)),
         "examples": {name: len(targets) for name, (_, targets) in task.splits.items()},
-        "batch_size": task.batch_size,
-        "steps": task.steps,
-        "loss": task.loss_name,
-        "metric": task.metric_name,
-        "target": task.target,
         "checkpoints": course.checkpoints,
-        "optimizers": rows,
     }
 
 
@@ -129,16 +112,17 @@ def measure_optimizer(course: Course, competitor: Competitor, protocol: Protocol
 
     scores, best, at_edge = tune(score, competitor.centre, protocol)
     runs = [trainer.run(best, seed) for seed in protocol.test_seeds]
+    rates = sorted(scores)
     return {
-        "name": competitor.name,
+        "optimizer": competitor.name,
         "note": competitor.note,
         "schedule": competitor.schedule.__name__,
         "start": competitor.centre,
-        "grid": [{"rate": rate, "validation_loss": scores[rate]} for rate in sorted(scores)],
+        "grid": {"rates": rates, "validation_losses": [scores[rate] for rate in rates]},
         "rate": best,
         "at_edge": at_edge,
-        "route": trainer.route,
-        **reported(runs, course),
+        "route": str(getattr(trainer.optimizer, "route", "Keras")),
+        **reported(runs, course.task, course.checkpoints),
     }
 
 
@@ -152,12 +136,11 @@ def tune(
         "low", "high" or None.
     """
     half = protocol.grid_points // 2
-    exponents = list(range(-half, half + 1))
 
     def rate(exponent: int) -> float:
         return centre * protocol.factor**exponent
 
-    scores = {exponent: score(rate(exponent)) for exponent in exponents}
+    scores = {exponent: score(rate(exponent)) for exponent in range(-half, half + 1)}
     for _ in range(protocol.extensions):
         edge = edge_of(scores)
         if edge is None:
@@ -174,39 +157,28 @@ def best_of(scores: dict[int, float | None]) -> int:
 
 
 def edge_of(scores: dict[int, float | None]) -> str | None:
-    best = best_of(scores)
-    if best == min(scores):
-        return "low"
-    return "high" if best == max(scores) else None
+    return {max(scores): "high", min(scores): "low"}.get(best_of(scores))
 
 
 def _or_infinity(loss: float | None) -> float:
     return math.inf if loss is None else loss
 
 
-def reported(runs: Sequence[Run], course: Course) -> Json:
+def reported(runs: Sequence[Run], task: Task, checkpoints: list[int]) -> Json:
     """Medians and quartiles over seeds, in which a run that diverged is the worst there is."""
-    losses = [run.test_loss for run in runs]
-    reached = [run.steps_to(course.task.target, course.checkpoints) for run in runs]
+    reached = [run.steps_to(task.target, checkpoints) for run in runs]
     curves = [quartiles(point) for point in zip(*(run.curve for run in runs), strict=True)]
-    low, median, high = quartiles(losses)
+    low, median, high = quartiles([run.test_loss for run in runs])
+    # The metric of the run with the median loss; the better one of two.
+    ordered = sorted(runs, key=lambda run: _or_infinity(run.test_loss))
     return {
-        "test_losses": losses,
         "test_loss": median,
         "test_loss_quartiles": [low, high],
-        "test_metric": typical_metric(runs),
+        "test_metric": ordered[(len(ordered) - 1) // 2].test_metric,
         "steps_to_target": quartiles(reached)[1],
         "seeds_at_target": sum(steps is not None for steps in reached),
-        "curve": {
-            name: [point[i] for point in curves] for i, name in enumerate(("low", "median", "high"))
-        },
+        "curve": dict(zip(("low", "median", "high"), zip(*curves, strict=True), strict=True)),
     }
-
-
-def typical_metric(runs: Sequence[Run]) -> float | None:
-    """The metric of the run with the median loss; the better one of two."""
-    ordered = sorted(runs, key=lambda run: _or_infinity(run.test_loss))
-    return ordered[(len(ordered) - 1) // 2].test_metric
 
 
 def quartiles(values: Sequence[float | None]) -> tuple[float | None, ...]:
@@ -223,46 +195,52 @@ def _quantile(ordered: list[float], part: float) -> float | None:
     return low + (place - math.floor(place)) * (high - low)
 
 
+HEADINGS = ("optimizer", "test loss", "quartiles", "metric", "steps", "learning rate")
+
+
 def tables(results: Json) -> list[Table]:
     """One table for each task, the best median first."""
-    return [_table(task, len(results["protocol"]["test_seeds"])) for task in results["tasks"]]
+    found = []
+    for task in quality_pictures.tasks_of(results):
+        notes = "".join(f" {row['optimizer']}: {row['note']}." for row in task.rows if row["note"])
+        table = Table(title=title(task, results), caption=f"metric: {task.metric}.{notes}")
+        for heading in HEADINGS:
+            table.add_column(heading, no_wrap=True)
+        for cells in rows(task):
+            table.add_row(*cells)
+        found.append(table)
+    return found
 
 
-def _table(task: Json, seeds: int) -> Table:
-    table = Table(
-        title=f"{task['name']}: {task['data']}, {task['model']} of {task['weights']:,} weights\n"
-        f"{task['steps']} steps of {task['batch_size']} examples, medians of {seeds} seeds",
-        caption=f"test loss: {task['loss']}. steps: to a validation loss of {task['target']}. "
-        "edge: where the best rate is at the end of the grid, one beyond it may be better."
-        + "".join(f" {row['name']}: {row['note']}." for row in task["optimizers"] if row["note"]),
+def title(task: quality_pictures.Task, results: Json) -> str:
+    """What the figures of a task are of."""
+    data = task.data[:1].upper() + task.data[1:]
+    return (
+        f"{data}; {task.model} of {task.weights:,} weights; {task.steps} steps of "
+        f"{task.batch_size} examples; medians of {len(results['protocol']['test_seeds'])} seeds. "
+        f"Test loss: {task.loss}. Steps: until the validation loss is {task.target}."
     )
-    table.add_column("optimizer", no_wrap=True)
-    for heading in ("test loss", "quartiles", task["metric"], "steps", "rate", "edge"):
-        table.add_column(heading, justify="right")
-    table.add_column("route")
-    for row in sorted(task["optimizers"], key=quality_pictures.by_loss):
-        table.add_row(*cells(row), row["at_edge"] or "", row["route"])
-    return table
 
 
-def cells(row: Json) -> list[str]:
-    """Name, test loss and its quartiles, metric, steps and rate of an optimizer."""
-    low, high = map(number, row["test_loss_quartiles"])
-    return [
-        row["name"],
-        "diverged" if row["test_loss"] is None else number(row["test_loss"]),
-        f"{low} to {high}",
-        number(row["test_metric"]),
-        number(row["steps_to_target"]),
-        f"{row['rate']:.2g}",
-    ]
+EDGES = {"low": " (lowest)", "high": " (highest)", None: ""}
+
+
+def rows(task: quality_pictures.Task) -> list[list[str]]:
+    """Cells under `HEADINGS`, the best median first."""
+    found = []
+    for row in sorted(task.rows, key=quality_pictures.by_loss):
+        low, high = map(number, row["test_loss_quartiles"])
+        loss = "diverged" if row["test_loss"] is None else number(row["test_loss"])
+        steps, rate = number(row["steps_to_target"]), f"{row['rate']:.2g}{EDGES[row['at_edge']]}"
+        metric = number(row["test_metric"])
+        found.append([row["optimizer"], loss, f"{low} to {high}", metric, steps, rate])
+    return found
 
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def draw(results: Json, folder: Path) -> list[Path]:
-    """Learning curves, sensitivity to the learning rate, and test losses, as PNG files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return quality_pictures.draw(results["tasks"], folder)
+def failures(results: Json) -> list[str]:
+    """None: a run that diverges is a result."""
+    return []

@@ -5,55 +5,37 @@ geometric middle. Other arguments keep their defaults, but where they are requir
 docstring says that the default is not for networks.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from tf_optim_ext.schedule_free import ScheduleFreeOptimizer
 
 import tf_optim_ext
+from benchmarks import arguments
 from tf_optim_ext import optimizers
 
 # Of those that find their own rate, what is tuned is the multiplier of it, which is 1 by default.
-CENTRES = {
-    "SGD": 0.03,
-    "SGDW": 0.03,
-    "QHM": 1.0,
-    "SignSGD": 1e-4,
-    "Signum": 1e-4,
-    "Lion": 2e-4,
-    "Tiger": 3e-4,
-    "Adamax": 2e-3,
-    "AdamaxW": 2e-3,
-    "Adagrad": 0.03,
-    "Adadelta": 1.0,
-    "ProximalAdagrad": 0.03,
-    "Ftrl": 0.05,
-    "Yogi": 0.01,
-    "LaProp": 4e-4,
-    "MADGRAD": 0.01,
-    "MARS": 3e-3,
-    "Sophia": 2e-4,
-    "LARS": 1.0,
-    "NovoGrad": 0.01,
-    "ConditionalGradient": 0.01,
-    "COCOB": 1.0,
-    "DoG": 1.0,
-    "LDoG": 1.0,
-    "DAdaptAdam": 1.0,
-    "DAdaptLion": 0.3,
-    "DAdaptSGD": 1.0,
-    "Prodigy": 1.0,
-    "ScheduleFreeAdamW": 2.5e-3,
-    "ScheduleFreeRAdam": 2.5e-3,
-    "ScheduleFreeSGD": 1.0,
+_NAMES = {
+    1e-4: "SignSGD Signum",
+    2e-4: "Lion Sophia",
+    3e-4: "Tiger",
+    4e-4: "LaProp",
+    2e-3: "Adamax AdamaxW",
+    2.5e-3: "ScheduleFreeAdamW ScheduleFreeRAdam",
+    3e-3: "MARS",
+    0.01: "Yogi MADGRAD NovoGrad ConditionalGradient",
+    0.03: "SGD SGDW Adagrad ProximalAdagrad",
+    0.05: "Ftrl",
+    0.3: "DAdaptLion",
+    1.0: "QHM Adadelta LARS COCOB DoG LDoG DAdaptAdam DAdaptSGD Prodigy ScheduleFreeSGD",
 }
+CENTRES = {name: centre for centre, names in _NAMES.items() for name in names.split()}
 USUAL_CENTRE = 1e-3
-ARGUMENTS = {
-    "SGDW": {"weight_decay": 1e-4},  # required
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    **arguments.REQUIRED,
     "Ftrl": {"initial_accumulator_value": 0.0},  # what its docstring gives for networks
     "ConditionalGradient": {"lambda_": 100.0},  # its docstring: 10 to 100 for layers of networks
 }
@@ -93,55 +75,41 @@ def constant(steps: int) -> np.ndarray:
 CONSTANT = ("COCOB", "Ftrl", "DoG", "LDoG")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Competitor:
     """An optimizer with all of its arguments but the learning rate."""
 
     name: str
     make: Callable[..., keras.optimizers.Optimizer]
     centre: float
-    schedule: Callable[[int], np.ndarray] = warm_up_and_cosine
+    schedule: Callable[[int], np.ndarray]
     note: str = ""
-    rate_is_what_is_replaced: bool = False
+
+    @property
+    def rate_is_what_is_replaced(self) -> bool:
+        return self.name == "ConditionalGradient"
 
 
 def _competitor(name: str) -> Competitor:
     plain = name.removesuffix(MOMENTUM)
     kind = plain.removeprefix("keras.")
-    package = keras.optimizers if plain != kind else tf_optim_ext
-    arguments: dict[str, Any] = dict(ARGUMENTS.get(kind, {}))
-    if plain != name:
-        arguments["momentum"] = 0.9
-    make = getattr(package, kind)
-    return Competitor(
-        name=name,
-        make=functools.partial(make, **arguments),
-        centre=CENTRES.get(kind, USUAL_CENTRE),
-        note=NOTES.get(kind, ""),
-        schedule=_schedule(make),
-        rate_is_what_is_replaced=kind == "ConditionalGradient",
-    )
+    make = getattr(tf_optim_ext if plain == kind else keras.optimizers, kind)
+    given = ARGUMENTS.get(kind, {}) | ({} if plain == name else {"momentum": 0.9})
+    schedule = constant if kind in CONSTANT else warm_up_and_cosine
+    if hasattr(make, "averaged_weights"):
+        schedule = warm_up_only
+    centre, note = CENTRES.get(kind, USUAL_CENTRE), NOTES.get(kind, "")
+    return Competitor(name, functools.partial(make, **given), centre, schedule, note)
 
 
-def _schedule(kind: type) -> Callable[[int], np.ndarray]:
-    if issubclass(kind, ScheduleFreeOptimizer):
-        return warm_up_only
-    return constant if kind.__name__ in CONSTANT else warm_up_and_cosine
-
-
-def names() -> list[str]:
-    """All competitors: ours, and the built-in ones of Keras that ours have the arguments of."""
+def select(wanted: Sequence[str] | None) -> list[Competitor]:
+    """Ours, and the built-in ones of Keras that ours have the arguments of; or some of these."""
     ours = [kind.__name__ for kind in optimizers.ALL]
     ours.insert(1, "SGD" + MOMENTUM)
     built_in = [f"keras.{name}" for name in BUILT_IN]
     built_in.insert(1, "keras.SGD" + MOMENTUM)
-    return ours + built_in
-
-
-def select(wanted: Sequence[str] | None) -> list[Competitor]:
-    allowed = names()
-    unknown = [name for name in wanted or () if name not in allowed]
-    if unknown:
+    allowed = ours + built_in
+    if unknown := [name for name in wanted or () if name not in allowed]:
         raise SystemExit(
             f"quality: there is no optimizer {', '.join(unknown)}; choose from {', '.join(allowed)}"
         )

@@ -4,23 +4,25 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace as Task  # name, rows, and what results say of a task
 from typing import Any
 
 import matplotlib as mpl
 
+from benchmarks import Json
+
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-Json = dict[str, Any]
 Numbers = Sequence[float | None]
 BEST = 5
 REFERENCES = ("AdamW", "SGD (momentum)")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-GREY = "#c8c8c8"
+DOTTED = {"color": "#777777", "lw": 0.8, "ls": ":"}
+OTHERS = {"color": "#c8c8c8", "lw": 0.7, "zorder": 1}
 WIDTH = 9.0
 STYLE: Any = {
     "figure.constrained_layout.use": True,
@@ -37,17 +39,21 @@ STYLE: Any = {
 }
 
 
-def draw(tasks: list[Json], folder: Path) -> list[Path]:
-    pictures = {
-        "quality_curves.png": curves,
-        "quality_sensitivity.png": sensitivity,
-        "quality_losses.png": losses,
-    }
+def tasks_of(results: Json) -> list[Task]:
+    return [
+        Task(name=name, rows=[c for c in results["cases"] if c["task"] == name], **about)
+        for name, about in results["tasks"].items()
+    ]
+
+
+def draw(results: Json, folder: Path, suffix: str) -> list[Path]:
+    """Learning curves, sensitivity to the learning rate, and test losses."""
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, picture in pictures.items():
+    for picture in (curves, sensitivity, losses):
         with plt.rc_context(STYLE):
-            figure = picture(tasks)
-            paths.append(folder / name)
+            figure = picture(tasks_of(results))
+            paths.append(folder / f"quality{suffix}_{picture.__name__}.png")
             figure.savefig(paths[-1])
             plt.close(figure)
     return paths
@@ -59,91 +65,61 @@ def by_loss(row: Json) -> tuple[bool, float]:
     return loss is None, loss or 0.0
 
 
-def ranking(tasks: list[Json]) -> list[str]:
+def ranking(tasks: list[Task]) -> list[str]:
     """Names, by the mean of their ranks in all tasks."""
     ranks: dict[str, list[int]] = {}
     for task in tasks:
-        for rank, row in enumerate(sorted(task["optimizers"], key=by_loss)):
-            ranks.setdefault(row["name"], []).append(rank)
+        for rank, row in enumerate(sorted(task.rows, key=by_loss)):
+            ranks.setdefault(row["optimizer"], []).append(rank)
     return sorted(ranks, key=lambda name: statistics.fmean(ranks[name]))
 
 
-def _highlighted(tasks: list[Json]) -> dict[str, str]:
-    """Colours of the best, and of two that everyone knows; those of Keras repeat ours."""
-    ranked = ranking(tasks)
-    ours = [name for name in ranked if not name.startswith("keras.")] or ranked
-    chosen = ours[:BEST] + [name for name in REFERENCES if name in ours[BEST:]]
-    return dict(zip(chosen, COLOURS))
+def curves(tasks: list[Task]) -> Figure:
+    def panel(axes: Axes, task: Task, colours: dict[str, str]) -> None:
+        for row in task.rows:
+            low, median, high = (_drawn(row["curve"][name]) for name in ("low", "median", "high"))
+            if colour := colours.get(row["optimizer"]):
+                style: Json = {"color": colour, "alpha": 0.15, "linewidth": 0, "zorder": 2}
+                axes.fill_between(task.checkpoints, low, high, **style)
+            style = {"color": colour, "lw": 1.6, "zorder": 3} if colour else OTHERS
+            axes.plot(task.checkpoints, median, **style)
+        axes.axhline(task.target, **DOTTED)
+        medians = [row["curve"]["median"] for row in task.rows]
+        _limit(axes, "y", [values[-1] for values in medians], [values[0] for values in medians])
+        axes.set(xlabel="step", xlim=(0, task.steps))
 
-
-def curves(tasks: list[Json]) -> Figure:
-    def line(axes: Axes, task: Json, row: Json, colour: str | None) -> None:
-        curve = row["curve"]
-        if colour is None:
-            axes.plot(task["checkpoints"], _numbers(curve["median"]), color=GREY, lw=0.7, zorder=1)
-            return
-        axes.plot(task["checkpoints"], _numbers(curve["median"]), color=colour, lw=1.6, zorder=3)
-        band = _numbers(curve["low"]), _numbers(curve["high"])
-        axes.fill_between(
-            task["checkpoints"], *band, color=colour, alpha=0.15, linewidth=0, zorder=2
-        )
-
-    def finish(axes: Axes, task: Json) -> None:
-        axes.axhline(task["target"], color="#777777", lw=0.8, ls=":")
-        medians = [_numbers(row["curve"]["median"]) for row in task["optimizers"]]
-        _limit(axes.yaxis, [values[-1] for values in medians], [values[0] for values in medians])
-        axes.set_xlabel("step")
-        axes.set_xlim(0, task["steps"])
-
+    title = "Validation loss while training, each with its best learning rate"
     return _panels(
-        tasks,
-        line,
-        finish,
-        "Validation loss while training, each with its best learning rate",
-        "median and quartiles over seeds; grey: all others; dotted: target",
+        tasks, panel, f"{title}\nmedian and quartiles over seeds; grey: all others; dotted: target"
     )
 
 
-def sensitivity(tasks: list[Json]) -> Figure:
-    def line(axes: Axes, task: Json, row: Json, colour: str | None) -> None:
-        rates = [point["rate"] / row["start"] for point in row["grid"]]
-        values = _numbers([point["validation_loss"] for point in row["grid"]])
-        style: Json = {"color": GREY, "lw": 0.7, "zorder": 1}
-        if colour is not None:
-            style = {"color": colour, "lw": 1.6, "marker": "o", "ms": 3.5, "zorder": 3}
-        axes.plot(rates, values, **style)
+def sensitivity(tasks: list[Task]) -> Figure:
+    def panel(axes: Axes, task: Task, colours: dict[str, str]) -> None:
+        for row in task.rows:
+            rates = [rate / row["start"] for rate in row["grid"]["rates"]]
+            colour = colours.get(row["optimizer"])
+            style: Json = {"color": colour, "lw": 1.6, "marker": "o", "ms": 3.5, "zorder": 3}
+            losses = _drawn(row["grid"]["validation_losses"])
+            axes.plot(rates, losses, **(style if colour else OTHERS))
+        grids = [_finite(row["grid"]["validation_losses"]) for row in task.rows]
+        best, worst = ([pick(g, default=None) for g in grids] for pick in (min, max))
+        _limit(axes, "y", best, worst)
+        axes.axvline(1.0, **DOTTED)
+        axes.set(xscale="log", xlabel="learning rate / the one to start with")
 
-    def finish(axes: Axes, task: Json) -> None:
-        grids = [[point["validation_loss"] for point in row["grid"]] for row in task["optimizers"]]
-        best = [min(_finite(grid), default=math.nan) for grid in grids]
-        worst = [max(_finite(grid), default=math.nan) for grid in grids]
-        _limit(axes.yaxis, best, worst)
-        axes.set_xscale("log")
-        axes.axvline(1.0, color="#777777", lw=0.8, ls=":")
-        axes.set_xlabel("learning rate / the one to start with")
-
-    return _panels(
-        tasks,
-        line,
-        finish,
-        "Validation loss at the end, by learning rate",
-        "means over the seeds for tuning; grey: all others; a line ends where runs diverge",
-    )
+    title = "Validation loss at the end, by learning rate\nmeans over the seeds for tuning; "
+    return _panels(tasks, panel, f"{title}grey: all others; a line ends where runs diverge")
 
 
-def losses(tasks: list[Json]) -> Figure:
+def losses(tasks: list[Task]) -> Figure:
     """Test losses of all, in the order of their mean ranks."""
     names = ranking(tasks)
     figure, panels = plt.subplots(
-        1,
-        len(tasks),
-        sharey=True,
-        squeeze=False,
-        figsize=(WIDTH, 1.6 + 0.17 * len(names)),
+        1, len(tasks), sharey=True, squeeze=False, figsize=(WIDTH, 1.6 + 0.17 * len(names))
     )
-    places = {name: place for place, name in enumerate(names)}
     for axes, task in zip(panels[0], tasks):
-        _losses_of(axes, task, places)
+        _losses_of(axes, task, names)
     panels[0][0].set_yticks(range(len(names)), names)
     panels[0][0].set_ylim(len(names) - 0.5, -0.5)
     figure.suptitle(
@@ -154,76 +130,65 @@ def losses(tasks: list[Json]) -> Figure:
     return figure
 
 
-def _losses_of(axes: Axes, task: Json, places: dict[str, int]) -> None:
-    best = [row["test_loss_quartiles"][0] for row in task["optimizers"]]
-    _limit(axes.xaxis, best, [row["test_loss"] for row in task["optimizers"]], ticks=4)
+def _losses_of(axes: Axes, task: Task, names: list[str]) -> None:
+    best = [row["test_loss_quartiles"][0] for row in task.rows]
+    _limit(axes, "x", best, [row["test_loss"] for row in task.rows], ticks=4)
     left, right = axes.get_xlim()
-    for row in task["optimizers"]:
-        place, median = places[row["name"]], row["test_loss"]
+    for row in task.rows:
+        place, median = names.index(row["optimizer"]), row["test_loss"]
         if median is None or median > right:
             axes.plot(0.97, place, "x", color="#8c8c8c", ms=4, transform=axes.get_yaxis_transform())
             continue
         low, high = row["test_loss_quartiles"]
         colour = "#8c8c8c" if row["at_edge"] else COLOURS[0]
         axes.plot([low, right if high is None else high], [place, place], color=colour, lw=1.2)
-        fill = "white" if row["name"].startswith("keras.") else colour
+        fill = "white" if row["optimizer"].startswith("keras.") else colour
         axes.plot(median, place, "o", ms=4, color=colour, markerfacecolor=fill)
-    axes.set_xlim(left, right)
-    axes.set_title(task["name"])
-    axes.set_xlabel(task["loss"].replace(" (", "\n("))
+    axes.set(xlim=(left, right), title=task.name, xlabel=task.loss.replace(" (", "\n("))
 
 
 def _panels(
-    tasks: list[Json],
-    line: Callable[[Axes, Json, Json, str | None], None],
-    finish: Callable[[Axes, Json], None],
-    title: str,
-    subtitle: str,
+    tasks: list[Task], panel: Callable[[Axes, Task, dict[str, str]], None], title: str
 ) -> Figure:
-    """A panel for each task, with the same colours and one legend for all."""
+    """A panel for each task, with the same colours and one legend for all.
+
+    The best have colours, and two that everyone knows; those of Keras repeat ours.
+    """
     columns = min(2, len(tasks))
     rows = math.ceil(len(tasks) / columns)
-    figure, panels = plt.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        figsize=(WIDTH, 1.2 + 3.0 * rows),
-    )
-    colours = _highlighted(tasks)
+    figure, panels = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, 1.2 + 3.0 * rows))
+    ranked = ranking(tasks)
+    ours = [name for name in ranked if not name.startswith("keras.")] or ranked
+    chosen = ours[:BEST] + [name for name in REFERENCES if name in ours[BEST:]]
+    colours = dict(zip(chosen, COLOURS))
     for axes, task in zip(panels.flat, tasks):
-        for row in task["optimizers"]:
-            line(axes, task, row, colours.get(row["name"]))
-        axes.set_title(f"{task['name']}: {task['model']}, {task['weights']:,} weights")
-        axes.set_ylabel(task["loss"])
-        finish(axes, task)
+        panel(axes, task, colours)
+        axes.set(title=f"{task.name}: {task.model}, {task.weights:,} weights", ylabel=task.loss)
     for axes in panels.flat[len(tasks) :]:
         axes.remove()
-    figure.suptitle(f"{title}\n{subtitle}")
+    figure.suptitle(title)
     handles = [plt.Line2D([], [], color=colour, lw=2) for colour in colours.values()]
     figure.legend(handles, colours, loc="outside lower center", ncols=4)
     return figure
 
 
-def _limit(axis: XAxis | YAxis, best: Numbers, worst: Numbers, ticks: int = 6) -> None:
+def _limit(axes: Axes, name: str, best: Numbers, worst: Numbers, ticks: int = 6) -> None:
     """A logarithmic scale from the best on, up to where the worst quarter would hide the others."""
-    low, high = min(_finite(best), default=1.0), _upper(_finite(worst))
+    ordered = sorted(_finite(worst))
+    low = min(_finite(best), default=1.0)
+    high = ordered[math.floor(0.75 * (len(ordered) - 1))] if ordered else 1.0
     high = max(high, 1.05 * low)
     margin = (high / low) ** 0.05
-    name = axis.axis_name
-    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low / margin, high * margin)})
+    axes.set(**{f"{name}scale": "log", f"{name}lim": (low / margin, high * margin)})
+    axis = axes.xaxis if name == "x" else axes.yaxis
     axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
-
-
-def _upper(values: list[float]) -> float:
-    ordered = sorted(values)
-    return ordered[math.floor(0.75 * (len(ordered) - 1))] if ordered else 1.0
 
 
 def _finite(values: Numbers) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def _numbers(values: Numbers) -> list[float]:
+def _drawn(values: Numbers) -> list[float]:
     return [math.nan if value is None else value for value in values]

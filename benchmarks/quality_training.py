@@ -4,9 +4,9 @@ The steps between two checkpoints are one call of one function, which is traced 
 optimizer: the learning rate is a variable, and weights and optimizer are set back between runs.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from benchmarks.quality_optimizers import Competitor
 from benchmarks.quality_tasks import Task
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Run:
     """Losses at the checkpoints, None from where they are no numbers, and the result of the test.
 
@@ -29,17 +29,8 @@ class Run:
 
     def steps_to(self, target: float, checkpoints: list[int]) -> int | None:
         """The first checkpoint with this loss."""
-        reached = (
-            step
-            for step, loss in zip(checkpoints, self.curve, strict=True)
-            if loss is not None and loss <= target
-        )
-        return next(reached, None)
-
-
-def checkpoints(steps: int, count: int) -> list[int]:
-    """Numbers of steps after which the validation loss is taken; 0 is not among them."""
-    return sorted({math.ceil(steps * (i + 1) / count) for i in range(count)})
+        pairs = zip(checkpoints, self.curve, strict=True)
+        return next((step for step, loss in pairs if loss is not None and loss <= target), None)
 
 
 class TunedSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -59,11 +50,12 @@ class TunedSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class Course:
     """A task on a device: its examples, its model, and the weights that each seed starts with."""
 
-    def __init__(self, task: Task, checkpoint_count: int) -> None:
-        self.task = task
-        self.checkpoints = checkpoints(task.steps, checkpoint_count)
+    def __init__(self, task: Task, checkpoints: int) -> None:
+        """The validation loss is taken at some checkpoints, of which the start is none."""
+        self.task, count = task, checkpoints
+        self.checkpoints = sorted({math.ceil(task.steps * (i + 1) / count) for i in range(count)})
         self.splits = {
-            name: (tuple(tf.constant(array) for array in inputs), tf.constant(targets))
+            name: (tuple(map(tf.constant, inputs)), tf.constant(targets))
             for name, (inputs, targets) in task.splits.items()
         }
         self.model = task.build()
@@ -115,18 +107,12 @@ class Trainer:
 
     def __init__(self, course: Course, competitor: Competitor) -> None:
         self.course = course
-        self.rate = TunedSchedule(
-            competitor.schedule(course.task.steps), competitor.rate_is_what_is_replaced
-        )
+        factors = competitor.schedule(course.task.steps)
+        self.rate = TunedSchedule(factors, competitor.rate_is_what_is_replaced)
         self.optimizer = competitor.make(learning_rate=self.rate)
         self.optimizer.build(course.variables)
         self._initial = [variable.numpy() for variable in self.optimizer.variables]
         self._advance = tf.function(self._advance_graph)
-
-    @property
-    def route(self) -> str:
-        """Where the optimizer ran; every optimizer of tf_optim_ext can say it, Keras' cannot."""
-        return getattr(self.optimizer, "route", "Keras")
 
     def final_loss(self, rate: float, seed: int) -> float | None:
         """The validation loss after all steps, None if it is no number. Rates are judged by it."""

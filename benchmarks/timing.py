@@ -1,90 +1,49 @@
-"""Measuring: interleaved windows, memory, tracing. Knows nothing about optimizers."""
+"""Measuring: time, memory, tracing. Knows nothing about optimizers.
+
+What is measured is a function that takes a number of steps and returns when all are done; if it
+measures itself, as STREAM does, it returns seconds per step.
+"""
 
 import contextlib
 import ctypes
 import math
-import mmap
-import random
 import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-WARM_UP_STEPS = 2
-MOST_STEPS_PER_WINDOW = 2000
-PAGE = 4096
+Run = Callable[[int], float | None]
+WARM_UP_STEPS, MOST_STEPS = 2, 2000
+PROBES = 3
 # From glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
-LARGE_BLOCK = 32 << 20  # the largest M_MMAP_THRESHOLD that glibc takes
-DEFAULT_MMAP_MAX = 1 << 16
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
-class Stopwatch:
-    """Seconds that a `with` block takes."""
-
-    seconds = 0.0
-
-    def __enter__(self) -> "Stopwatch":
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._start
-
-
-@dataclass
-class Timed:
-    """Something to time: `step` does the work, `finish` waits until all of it is done.
-
-    A `step` that measures itself (the memory limit) returns seconds; others return None.
-    """
-
-    step: Callable[[], float | None]
-    finish: Callable[[], object] = lambda: None
-    steps_per_window: int = 1
-    windows: list[float] = field(default_factory=list)
-
-
-def warm_up(timed: Timed, window_seconds: float) -> None:
-    """Traces, compiles, touches all memory, and finds out how many steps make a window."""
-    for _ in range(WARM_UP_STEPS):
-        timed.step()
-    seconds = max(_window(timed, 1), 1e-6)
-    steps = math.ceil(window_seconds / seconds)
-    timed.steps_per_window = max(1, min(MOST_STEPS_PER_WINDOW, steps))
-
-
-def interleave(everything: Sequence[Timed], windows: int, seed: int) -> None:
-    """Times all of them in turn, so that what the machine does meanwhile hits all of them alike."""
-    order = list(everything)
-    shuffle = random.Random(seed).shuffle
-    for _ in range(windows):
-        shuffle(order)
-        for timed in order:
-            timed.windows.append(window(timed))
-
-
-def window(timed: Timed) -> float:
-    """Seconds per step in one window."""
-    if timed.steps_per_window > 1:
-        timed.step()  # whatever ran before left its own data in the caches
-        timed.finish()
-    return _window(timed, timed.steps_per_window)
-
-
-def _window(timed: Timed, steps: int) -> float:
-    """Seconds per step."""
+def seconds_per_step(run: Run, steps: int) -> float:
     start = time.perf_counter()
-    measured = [timed.step() for _ in range(steps)]
-    timed.finish()
-    if measured[0] is not None:
-        return statistics.fmean(measured)
-    return (time.perf_counter() - start) / steps
+    measured = run(steps)
+    return (time.perf_counter() - start) / steps if measured is None else measured
+
+
+def steps_of(run: Run, repeat_seconds: float) -> int:
+    """How many steps make a repeat; traces, compiles and touches all memory before."""
+    run(WARM_UP_STEPS)
+    steps = 1
+    for _ in range(PROBES):  # a call may cost something beside its steps
+        seconds = steps * max(seconds_per_step(run, steps), 1e-6)
+        if seconds >= repeat_seconds:
+            break
+        steps = max(1, min(MOST_STEPS, math.ceil(1.1 * steps * repeat_seconds / seconds)))
+    return steps
+
+
+def repeat(run: Run, steps: int) -> float:
+    """Seconds per step in one repeat."""
+    if steps > 1:
+        run(1)  # whatever ran before left its own data in the caches
+    return seconds_per_step(run, steps)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -116,33 +75,10 @@ def keep_freed_memory() -> bool:
     return not refused
 
 
-def keep_large_blocks(keep: bool) -> None:
-    """Chooses whether malloc, which keeps freed memory, also keeps the largest blocks."""
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
-    mallopt(M_MMAP_MAX, 0 if keep else DEFAULT_MMAP_MAX)
+def peak_growth(run: Run, steps: int) -> int | None:
+    """Bytes by which steps raise the process's resident memory at most, None if unknown.
 
-
-def fresh_page_microseconds(megabytes: int = 64) -> float:
-    """What the first touch of a page costs here; a fraction of a microsecond is usual."""
-    with mmap.mmap(-1, megabytes << 20) as memory:
-        pages = np.frombuffer(memory, np.uint8)[::PAGE]
-        seconds = []
-        for value in (1, 2):
-            start = time.perf_counter()
-            pages[:] = value
-            seconds.append(time.perf_counter() - start)
-        count = len(pages)
-        del pages  # a mapping cannot be closed while something refers to it
-    return 1e6 * (seconds[0] - seconds[1]) / count
-
-
-def peak_growth(
-    step: Callable[[], object], finish: Callable[[], object] = lambda: None
-) -> int | None:
-    """Bytes by which one step raises the process's resident memory at most, None if unknown.
-
-    Memory that the allocator kept from earlier steps would hide what this one takes, so it is given
+    Memory that the allocator kept from earlier steps would hide what these take, so it is given
     back to the system first.
     """
     with contextlib.suppress(OSError, AttributeError):
@@ -153,8 +89,7 @@ def peak_growth(
         return None
     status = Path("/proc/self/status")
     before = _proc_kilobytes(status, "VmRSS")
-    step()
-    finish()
+    run(steps)
     peak = _proc_kilobytes(status, "VmHWM")
     return None if before is None or peak is None else max(0, peak - before) * 1024
 
@@ -167,11 +102,11 @@ def _proc_kilobytes(path: Path, name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def trace(function: Any) -> dict[str, Any]:
-    """Traces a `tf.function` without arguments: how long that takes, how large the graph is."""
+def trace(function: Any) -> tuple[float, int]:
+    """Traces a `tf.function` without arguments: seconds, and nodes of its graph."""
     start = time.perf_counter()
     concrete = function.get_concrete_function()
     seconds = time.perf_counter() - start
     graph = concrete.graph.as_graph_def()
     nodes = len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
-    return {"seconds": seconds, "nodes": nodes}
+    return seconds, nodes

@@ -1,67 +1,97 @@
-"""The parts of the benchmarks that all suites share; what they measure is not tested by time."""
+"""The benchmarks: what they check, compare, keep and show; not what they measure.
 
+Most peers here answer at once, without a process.
+"""
+
+import io
 import itertools
 import json
+import sys
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks import __main__ as command
 from benchmarks import (
     agreement,
     arguments,
+    checks,
+    embedding,
     gate,
-    groups,
     models,
-    options,
-    peers,
+    pictures,
+    process,
     readme,
     report,
+    results,
     session,
     step,
+    train,
 )
-from benchmarks.peers import server
+from benchmarks.options import Options
+from benchmarks.peers import PEERS, server
+
+SLOW = {"ours": 0.001, "keras": 0.004}
 
 
 class FakeProcess:
-    """Answers like the process of a peer, at once: a step takes `seconds`."""
+    """Answers like the process of a peer, at once; some of them make mistakes.
 
-    def __init__(self, name, seconds=0.001, asked=None):
-        self.name, self.seconds, self.asked = name, seconds, [] if asked is None else asked
+    The weights that it trains are off by `wrong` of the way.
+    """
+
+    def __init__(self, name, seconds=None, asked=None, wrong=0.0):
+        self.name, self.seconds = name, seconds or SLOW.get(name, 0.002)
+        self.asked, self.wrong = [] if asked is None else asked, wrong
 
     def ask(self, request, **given):
         self.asked.append((self.name, request))
         return getattr(self, request)(**given)
 
+    def names(self):
+        return {"names": ["AdamW", "Prodigy"]}
+
     def program(self, optimizer):
-        return {"slots": 2, "bytes_per_weight": 28}
+        return {"slots": 2, "passes": 1, "bytes_per_weight": 28}
 
-    def check(self, mode, optimizer, seed):
-        weights, gradients = server.checked_case(seed)
-        changes = arguments.changes(optimizer, weights, gradients, server.CHECKED_STEPS)
-        wrong = 0.1 if self.name == "raw_ops" else 0.0
-        found = [(w + c + wrong).tolist() for w, c in zip(weights, changes)]
-        return {"optimizer": optimizer, "weights": found}
+    def check(self, mode, optimizer, options, seed, sparse):
+        weights, turns = server.checked_case(seed, sparse)
+        if sparse:
+            kind = options[-1] if options else PEERS[self.name].sparse or "exact"
+            right = [checks.table_after(kind, weights[0], [turn[0] for turn in turns])]
+        elif optimizer in arguments.ARGUMENTS:
+            right = checks.weights_after(optimizer, options, weights, turns[0], 5)
+        else:
+            right = weights
+        wrong = 0.1 if self.name == "raw_ops" else self.wrong
+        found = [w + wrong * (w - start) for w, start in zip(right, weights)]
+        return {"optimizer": optimizer, "weights": [w.tolist() for w in found]}
 
-    def case(self, shapes, seed):
-        weights, _ = server.random_case(shapes[:1], seed)
-        other = self.name == "optax"
-        return {"checksum": 0 if other else server.checksum(weights)}
+    def case(self, **given):
+        if "folder" in given:  # of `train`
+            self.folder = given["folder"]
+            return {}
+        weights, _ = server.random_case(given["shapes"][:1], given["seed"])
+        return {"checksum": 0 if self.name == "optax" else server.checksum(weights)}
 
-    def build(self, row, mode, optimizer, traces, window_seconds):
+    def build(self, row, mode, optimizer, options, traces, repeat_seconds):
         if mode == "foreach":
-            raise peers.PeerError("failed: no memory")
-        about = {"route": "native", "traces": [], "first_step_seconds": 1.0}
-        return {**about, "state_bytes": 8, "steps_per_window": 3}
+            raise process.PeerError("failed: no memory")
+        if hasattr(self, "folder"):
+            after = np.ones(2, np.float32) * (1 + self.wrong)
+            np.savez(f"{self.folder}/{row}.npz", np.zeros(2, np.float32), after)
+        traced = {"trace_seconds": 0.1, "graph_nodes": 40} if "function" in mode else {}
+        about = {"trace_seconds": None, "graph_nodes": None, **traced}
+        about |= {"first_step_seconds": 1.0, "state_bytes": 8}
+        return {"route": "native" if self.name == "ours" else "", **about}
 
-    def window(self, row):
-        return {"seconds": self.seconds * (2 if row.startswith("ours_limit") else 1)}
+    def repeat(self, row):
+        slow = {"nothing": 0.5, "ours_stream": 2}
+        return {"seconds": self.seconds * slow.get(row.split("_")[0], 2 if row == "stream" else 1)}
 
-    def weights_are_finite(self, row):
-        return {"finite": row != "tf_keras_function"}
-
-    def peak_growth(self, row):
-        return {"bytes": 4096}
+    def finish(self, row):
+        return {"finite": row != "tf_keras_function", "peak_growth": 4096}
 
     def drop(self):
         return {}
@@ -70,189 +100,314 @@ class FakeProcess:
         self.asked.append((self.name, "close"))
 
 
-def starter(asked, missing=("pytorch_optimizer",)):
-    def start(name, given):
+def starter(asked=None, missing=(), **given):
+    def start(name, options):
+        if options.device == "gpu":
+            raise process.PeerMissing("TensorFlow sees no GPU")
         if name in missing:
-            raise peers.PeerMissing("pytorch_optimizer not installed")
-        slow = {"ours": 0.001, "keras": 0.004}
-        return FakeProcess(name, slow.get(name, 0.002), asked), {"versions": {name: "1.0"}}
+            raise process.PeerMissing(f"{name} not installed")
+        return FakeProcess(name, asked=asked, **given), {"versions": {name: "1.0"}}
 
     return start
 
 
-OPTIONS = options.Options(windows=3, window_seconds=0.0)
+OPTIONS = Options(repeats=3, repeat_seconds=0.0)
+QUICK = Options(peers=tuple(PEERS)[1:], repeats=2, repeat_seconds=0.0, quick=True, threads=1)
 CASE = session.Case("AdamW", "two", ((3, 5), (7,)))
+
+
+def by_key(case):
+    return {row["key"]: row for row in case["rows"]}
 
 
 @pytest.fixture(scope="module")
 def measured():
     asked = []
-    with session.Session(OPTIONS, starter(asked)) as running:
-        results = running.measure(CASE, session.rows_of(peers.PEERS))
-    return results, asked
+    with session.Session(OPTIONS, starter(asked, missing=("keras",))) as running:
+        found = running.measure(CASE, session.rows_of(PEERS))
+    return found, asked
 
 
 class TestSession:
-    def rows(self, measured):
-        return {row["key"]: row for row in measured[0]["rows"]}
-
     def test_every_row_is_there(self, measured):
-        wanted = [f"{name}_{mode}" for name, peer in peers.PEERS.items() for mode in peer.modes]
-        assert list(self.rows(measured)) == [*wanted, "limit"]
+        wanted = [f"{name}_{mode}" for name, peer in PEERS.items() for mode in peer.modes]
+        wanted.remove("torch_sparse")
+        assert list(by_key(measured[0])) == [*wanted, "stream"]
 
-    def test_ratios_are_to_the_first_row_and_the_limit(self, measured):
-        rows = self.rows(measured)
-        assert rows["ours_eager"]["ratio_to_anchor"] == 1
-        assert rows["keras_function"]["ratio_to_anchor"] == pytest.approx(4)
-        # The loop moves 7 floats per weight, as the step.
-        assert rows["limit"]["ms"] == pytest.approx(2)
-        assert rows["keras_function"]["percent_of_limit"] == pytest.approx(50)
+    def test_ratios_are_to_the_first_row_and_the_roofline(self, measured):
+        rows = by_key(measured[0])
+        assert rows["ours_eager"]["ratio"] == 1
+        assert rows["torch_fused"]["ratio"] == pytest.approx(2)
+        # STREAM moves 7 floats per weight, as the step.
+        assert rows["stream"]["ms"] == pytest.approx(2)
+        assert rows["torch_fused"]["percent_of_roofline"] == pytest.approx(100)
         assert rows["ours_eager"]["gigabytes_per_second"] == pytest.approx(28 * 22 / 1e-3 / 1e9)
-        assert len(rows["ours_eager"]["windows_ms"]) == OPTIONS.windows
+        assert rows["ours_eager"]["repeats"] == OPTIONS.repeats
+        assert rows["ours_function"]["graph_nodes"] == 40
+        assert "graph_nodes" not in rows["ours_eager"]
 
     @pytest.mark.parametrize(
         ("key", "reason"),
         [
-            ("pytorch_optimizer_eager", "not installed"),
-            ("raw_ops_eager", "void: its steps are off by"),
+            ("keras_eager", "not installed"),
+            ("raw_ops_eager", "void: its steps are off by 10 %"),
             ("optax_jit", "makes other weights of the seed"),
             ("torch_foreach", "no memory"),
             ("tf_keras_function", "not finite"),
         ],
     )
     def test_failures_cost_their_own_row(self, measured, key, reason):
-        row = self.rows(measured)[key]
+        row = by_key(measured[0])[key]
         assert row["failed"]
         assert reason in row["note"]
         assert "ms" not in row
-        assert "ms" in self.rows(measured)["torch_fused"]
+        assert "ms" in by_key(measured[0])["torch_fused"]
 
-    def test_windows_are_interleaved(self, measured):
-        order = [name for name, request in measured[1] if request == "window"]
-        changes = sum(a != b for a, b in itertools.pairwise(order))
-        assert changes > len(set(order)) * OPTIONS.windows / 2
-
-    def test_processes_end(self, measured):
+    def test_repeats_are_interleaved_and_processes_end(self, measured):
+        order = [name for name, request in measured[1] if request == "repeat"]
+        changes = sum(one != other for one, other in itertools.pairwise(order))
+        assert changes > len(set(order)) * OPTIONS.repeats / 2
         started = {name for name, _ in measured[1]}
         assert started == {name for name, request in measured[1] if request == "close"}
 
-    def test_slow_rows_get_few_windows(self):
-        def start(name, given):
-            return FakeProcess(name, 2.0), {}
-
-        many = options.Options(windows=9)
-        with session.Session(many, start) as running:
-            results = running.measure(CASE, session.rows_of(["ours"]))
-        assert {len(r["windows_ms"]) for r in results["rows"]} == {session.FEW_WINDOWS}
-
-    def test_one_slow_window_does_not_make_a_slow_row(self):
+    def test_slow_rows_get_few_repeats_but_not_for_one_slow_repeat(self):
         class Disturbed(FakeProcess):
-            def window(self, row):
-                windows = self.asked.count((self.name, "window"))
-                return {"seconds": 2.0 if windows == 1 else 0.001}
+            def repeat(self, row):
+                repeats = self.asked.count((self.name, "repeat"))
+                return {"seconds": 2.0 if repeats == 1 or self.name == "keras" else 0.001}
 
-        with session.Session(
-            options.Options(windows=9), lambda n, _: (Disturbed(n), {})
-        ) as running:
-            results = running.measure(CASE, [session.Row("ours", "eager")])
-        assert {len(r["windows_ms"]) for r in results["rows"]} == {9}
+        nine = Options(repeats=9)
+        with session.Session(nine, lambda name, _: (Disturbed(name), {})) as running:
+            rows = [session.Row("ours", "eager"), session.Row("keras", "eager")]
+            found = by_key(running.measure(CASE, rows))
+        assert found["ours_eager"]["repeats"] == 9
+        assert found["keras_eager"]["repeats"] == session.FEW_REPEATS
 
 
-class TestNumericalCheck:
-    def test_right_and_wrong(self):
-        weights, gradients = server.checked_case(0)
-        for name in arguments.UPDATES:
-            right = [w + c for w, c in zip(weights, arguments.changes(name, weights, gradients, 5))]
-            assert arguments.what_is_wrong(name, weights, gradients, right, 5) is None
-            wrong = [w + 1.01 * (r - w) for w, r in zip(weights, right)]
-            assert "off by 1 %" in arguments.what_is_wrong(name, weights, gradients, wrong, 5)
-            nan = [*right[:-1], np.full_like(right[-1], np.nan)]
-            assert "off by nan" in arguments.what_is_wrong(name, weights, gradients, nan, 5)
+class TestChecks:
+    @pytest.mark.parametrize("options", [(), ("clip",), ("mask", "ema"), ("accumulate",)])
+    @pytest.mark.parametrize("name", arguments.ARGUMENTS)
+    def test_right_and_wrong(self, name, options):
+        weights, (gradients,) = server.checked_case(0)
+        wanted = checks.weights_after(name, options, weights, gradients, 5)
+        assert checks.what_is_wrong(weights, wanted, wanted) is None
+        wrong = [w + 1.01 * (right - w) for w, right in zip(weights, wanted)]
+        assert checks.what_is_wrong(weights, wrong, wanted).endswith("off by 1 %")
+        nan = [*wanted[:-1], np.full_like(wanted[-1], np.nan)]
+        assert checks.what_is_wrong(weights, nan, wanted).endswith("off by nan %")
 
-    def test_gradients_are_neither_equal_nor_tiny(self):
-        (weights,), (gradients,) = server.random_case([(100, 100)], 0)
+    def test_each_option_is_seen(self):
+        weights, (gradients,) = server.checked_case(0)
+        bare = checks.weights_after("AdamW", (), weights, gradients, 5)
+        for option in ("ema", "mask"):
+            other = checks.weights_after("AdamW", (option,), weights, gradients, 5)
+            assert checks.what_is_wrong(weights, bare, other)
+        bare = checks.weights_after("SGD", (), weights, gradients, 5)
+        assert checks.what_is_wrong(
+            weights, bare, checks.weights_after("SGD", ("clip",), weights, gradients, 5)
+        )
+
+    @pytest.mark.parametrize("kind", arguments.SPARSE)
+    def test_kinds_of_sparse_steps_are_known_apart(self, kind):
+        (table,), turns = server.checked_case(3, sparse=True)
+        gradients = [gradient for (gradient,) in turns]
+        found = checks.table_after(kind, table, gradients)
+        for other in arguments.SPARSE:
+            wrong = checks.what_is_wrong(
+                [table], [found], [checks.table_after(other, table, gradients)]
+            )
+            assert (wrong is None) == (other == kind)
+
+    def test_gradients(self):
+        (weights,), ((gradients,),) = server.random_case([(100, 100)], 0)
         assert np.unique(gradients).size > 9000
         assert np.abs(gradients).min() >= 1e-4
         np.testing.assert_array_equal(weights, server.random_case([(100, 100)], 0)[0][0])
+        _, turns = server.random_case([(50, 4)], 0, rows=16, duplicates=50)
+        assert len(turns) == server.TURNS
+        for ((ids, values),) in turns:
+            assert len(np.unique(ids)) == 8
+            assert values.shape == (16, 4)
+
+    def test_bytes_of_options(self):
+        assert arguments.bytes_per_weight(28, ("mask",)) == 28
+        assert arguments.bytes_per_weight(28, ("clip", "ema")) == 40
+        assert 4 * arguments.bytes_per_weight(28, ("accumulate",)) == 3 * 12 + 36
 
 
 class TestGroups:
     def test_each_has_what_the_others_are_compared_with(self):
-        rows = session.rows_of(peers.PEERS)
-        found = groups.groups(rows, 10**9, 10**11)
+        rows = session.rows_of(PEERS)
+        assert session.groups(rows, 1, 10**9) == [rows]
+        found = session.groups(rows, 10**9, 10**11)
         assert len(found) > 1
         assert all(group[0].key == "ours_eager" for group in found)
-        keys = {row.key for group in found for row in group}
-        assert keys == {row.key for row in rows}
+        assert {row.key for group in found for row in group} == {row.key for row in rows}
         alone = session.rows_of(("ours", "keras"))
-        assert groups.groups(alone, 10, 10**9) == [alone]
+        assert session.groups(alone, 10, 10**9) == [alone]
 
     def test_joined_rows_come_once(self, measured):
-        results = measured[0]
-        rows = groups.joined([results, results])["rows"]
-        assert [r["key"] for r in rows] == [r["key"] for r in results["rows"]]
+        rows = session.joined([measured[0], measured[0]])["rows"]
+        assert [r["key"] for r in rows] == [r["key"] for r in measured[0]["rows"]]
 
 
-class TestModels:
-    def test_texts(self):
+class TestFlags:
+    def test_lists_numbers_and_interpreters(self):
+        flags, options = command.parsed(
+            ["--suite", "step", "--quick", "--shapes=2*3x5+7,mlp", "--step_options", "mask+clip"]
+            + ["--python=torch=/a=b", "--peers=", "--no-keep_memory", "--device", "gpu"]
+        )
+        assert flags.suite == ("step",)
+        assert options.shapes == ("2*3x5+7", "mlp")
+        assert options.step_options == ("mask+clip",)
+        assert dict(options.python) == {"torch": "/a=b"}
+        assert options.peers == () and not options.keep_memory and options.device == "gpu"
+        assert options.repeats == 3
+        assert command.parsed(["--quick", "--repeats=5"])[1].repeats == 5
+        assert command.parsed([])[1].peers == tuple(PEERS)[1:]
+
+    @pytest.mark.parametrize(
+        "bad",
+        ["--suite=stop", "--shapes=bart", "--step_options=clap", "--python=tarch=/a", "--peers=x"]
+        + ["--tables=0x4", "--duplicates=100"],
+    )
+    def test_what_is_wrong_is_said(self, bad, capsys):
+        with pytest.raises(SystemExit):
+            command.parsed([bad])
+        assert bad.partition("=")[0] in capsys.readouterr().err
+
+    def test_models(self):
         assert models.of("2*3x5+7") == [(3, 5), (3, 5), (7,)]
         assert models.weights(models.of("bert")) == 109_482_240
-
-    @pytest.mark.parametrize("bad", ["", "bart", "3*", "0x4", "3x4;5"])
-    def test_bad_texts(self, bad):
-        with pytest.raises(ValueError, match=r"allowed are matrices.*3\*4096x4096\+7"):
-            models.of(bad)
+        for bad in ("", "bart", "3*", "0x4", "3x4;5"):
+            with pytest.raises(ValueError, match=r"allowed are matrices.*3\*4096x4096\+7"):
+                models.of(bad)
 
 
-class TestProcess:
-    """With the one peer that needs no other library than TensorFlow."""
+def console():
+    return Console(file=io.StringIO(), width=200)
 
-    @pytest.fixture(scope="class")
-    def rows(self):
-        given = options.Options(windows=2, window_seconds=0.0, peers=("raw_ops",))
-        with session.Session(given) as running:
-            rows = [session.Row("ours", "eager"), session.Row("raw_ops", "eager")]
-            found = running.measure(CASE, rows)
-            assert running.about["ours"]["versions"]["tensorflow"]
-        return {row["key"]: row for row in found["rows"]}
 
-    def test_is_measured(self, rows):
-        assert rows["ours_eager"]["ms"] > 0
-        assert rows["ours_eager"]["route"]
-        assert rows["ours_eager"]["state_bytes"] >= 2 * 4 * 22
+def printed(suite, found):
+    shown = console()
+    for table in suite.tables(json.loads(json.dumps(found))):
+        shown.print(table)
+    return " ".join(shown.file.getvalue().split())
 
-    def test_says_what_runs_instead(self, rows):
-        assert rows["raw_ops_eager"]["note"] == "Adam: there is no AdamW"
-        assert rows["raw_ops_eager"]["ms"] > 0
 
-    def test_gpu_where_there_is_none(self):
-        with session.Session(options.Options(device="gpu", windows=1)) as running:
-            results = running.measure(CASE, [session.Row("ours", "eager")])
-        (row,) = results["rows"]
-        assert row["failed"]
-        assert row["note"] == "TensorFlow sees no GPU"
+def drawn(suite, found, folder):
+    """The pictures of a suite, which must be made from JSON alone."""
+    pictures = suite.draw(json.loads(json.dumps(found)), folder, "")
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+    return pictures
 
-    def test_a_process_that_ends(self):
-        process = peers.Process("It", ["python3", "-c", "import sys; sys.exit('no luck')"])
-        with pytest.raises(peers.PeerError, match="It's process ended: no luck"):
-            process.ask("start")
-        process.close()
-        with pytest.raises(peers.PeerError, match="does not start"):
-            peers.Process("It", ["/no/such/interpreter"])
+
+@pytest.mark.parametrize("suite", [step, embedding, train], ids=lambda suite: suite.__name__)
+class TestSuites:
+    def test_all_rows_are_there(self, suite, tmp_path):
+        found = suite.measure(QUICK, console(), starter())
+        assert suite.failures(found) == []
+        text = printed(suite, found)
+        assert "tf_optim_ext" in text and "Keras, tf.function" in text
+        assert bool(drawn(suite, found, tmp_path)) == (suite is not embedding)
+
+    def test_a_missing_peer_costs_its_rows_only(self, suite, tmp_path):
+        found = suite.measure(QUICK, console(), starter(missing=("keras",)))
+        rows = [row for case in found["cases"] for row in case["rows"]]
+        assert "keras not installed" in {row["note"] for row in rows if row["failed"]}
+        assert any("ms" in row for row in rows)
+        assert suite.failures(found) == []
+        assert "keras not installed" in printed(suite, found)
+        drawn(suite, found, tmp_path)
+
+    def test_wrong_weights_make_a_row_void(self, suite, tmp_path):
+        def start(name, options):
+            return FakeProcess(name, wrong=0.2 if name == "ours" else 0.0), {}
+
+        found = suite.measure(QUICK, console(), start)
+        assert "void: its" in " ".join(suite.failures(found))
+        printed(suite, found)
+        drawn(suite, found, tmp_path)
+
+    def test_without_a_gpu_rows_say_so(self, suite, tmp_path):
+        gpu = Options(**{**vars(QUICK), "device": "gpu"})
+        found = suite.measure(gpu, console(), starter())
+        assert "TensorFlow sees no GPU" in " ".join(suite.failures(found))
+        assert "TensorFlow sees no GPU" in printed(suite, found)
+        assert drawn(suite, found, tmp_path) == []
+
+
+class TestStep:
+    def test_sweeps(self):
+        assert step.chosen(Options()) == tuple(step.SWEEPS)
+        assert step.chosen(Options(shapes=("mlp",))) == ("models",)
+        assert step.chosen(Options(shapes=("mlp",), step_options=("clip",))) == ("options",)
+        assert step.chosen(Options(sweeps=("bytes",), shapes=("mlp",))) == ("bytes",)
+        with pytest.raises(SystemExit, match="none of models"):
+            step.chosen(Options(sweeps=("byte",)))
+
+    def test_cases(self):
+        found = step.measure(QUICK, console(), starter())["cases"]
+        options = [case["options"] for case in found if case["sweep"] == "options"]
+        assert options == [[], *(t.split("+") for t in step.SWEEPS["options"].step_options[1:])]
+        moved = [case["bytes_per_weight"] for case in found if case["sweep"] == "options"]
+        assert moved == [28, 28, 32, 40, 18]
+        assert {c["weights"] for c in found if c["sweep"] == "variables"} == {10**6}
+        family = [case for case in found if case["sweep"] == "family"]
+        assert [case["optimizer"] for case in family] == ["AdamW", "Prodigy"]
+        assert by_key(family[1])["ours_eager"]["note"] == "not checked: no reference"
+
+    def test_slow_rows_are_left_out_and_say_so(self):
+        case = session.Case("AdamW", "many", ((3,),) * 2000)
+        rows = step.wanted_rows(step.SWEEPS["variables"], case, QUICK)
+        notes = {row.key: row.note for row in rows}
+        assert notes["keras_function"] == "left out: would take too long"
+        assert notes["ours_function"] == ""
+
+    def test_shapes_stop_where_memory_ends(self, monkeypatch):
+        monkeypatch.setattr(step.timing, "available_memory", lambda: 40 << 20)
+        found = list(step.cases(step.SWEEPS["bytes"], Options(), starter()))
+        assert 0 < len(found) < len(step.SWEEPS["bytes"].shapes)
+
+    def test_a_gradient_with_more_distinct_rows_than_its_table_is_refused(self):
+        wide = Options(tables=("50x4",), rows=("64",), duplicates=("0",))
+        with pytest.raises(ValueError, match="too many for 50x4"):
+            list(embedding.cases(wide))
+
+
+class TestTrain:
+    def test_numbers(self):
+        found = train.measure(QUICK, console(), starter())
+        rows = by_key(found["cases"][1])
+        assert "ours_lazy_fit" in rows
+        assert rows["ours_fit"]["speedup"] == pytest.approx(4)
+        assert rows["keras_fit"]["ms_of_optimizer"] == pytest.approx(2)
+        assert "ms_of_optimizer" not in rows["nothing_fit"]
+
+    def test_difference(self, tmp_path):
+        def saved(name, before, after):
+            path = tmp_path / f"{name}.npz"
+            np.savez(path, np.float32(before), np.float32(after))
+            return path
+
+        wanted = saved("wanted", [0, 0], [3, 4])
+        assert train.difference(wanted, wanted) == 0
+        assert train.difference(saved("near", [0, 0], [3, 4.5]), wanted) == pytest.approx(0.1)
+        assert train.difference(saved("other", [1, 0], [3, 4]), wanted) == float("inf")
 
 
 class TestGate:
     @pytest.fixture
     def ratios(self):
-        floors = json.loads(gate.FLOORS.read_text())
-        return [{**floor, "ratio": None, "note": ""} for floor in floors["quick"]]
+        content = json.loads(gate.THRESHOLDS.read_text())
+        return [{**ratio, "ratio": None, "note": ""} for ratio in content["quick"]]
 
     def test_rows_exist(self):
-        content = json.loads(gate.FLOORS.read_text())
-        keys = {row.key for row in session.rows_of(peers.PEERS)} | {"limit"}
-        for floor in (*content["quick"], *content["full"]):
-            assert {floor["slow"], floor["fast"]} <= keys
-            models.of(floor["shapes"])
+        content = json.loads(gate.THRESHOLDS.read_text())
+        keys = {row.key for row in session.rows_of(PEERS)} | {session.STREAM}
+        for ratio in (*content["quick"], *content["full"]):
+            assert {ratio["slow"], ratio["fast"]} <= keys
+            models.of(ratio["shapes"])
 
     def test_names_the_offender(self, ratios):
         for ratio in ratios:
@@ -268,53 +423,96 @@ class TestGate:
         assert "was not measured: no native library" in gate.failures(ratios)[0]
 
     def test_measures_once_more_what_is_below(self, tmp_path):
-        floors = tmp_path / "floors.json"
+        path = tmp_path / "thresholds.json"
         names = {"optimizer": "AdamW", "slow": "keras_eager", "fast": "ours_eager"}
-        ratios = [{**names, "shapes": "7", "floor": 3.0}, {**names, "shapes": "8", "floor": 5.0}]
-        settings = {"quick": {"windows": 2, "window_seconds": 0.0}}
-        floors.write_text(json.dumps({"settings": settings, "quick": ratios}))
-        asked = []
-        quick = options.Options(quick=True)
-        (failure,) = gate.run(quick, Console(record=True), floors, starter(asked))
+        ratios = [{**names, "shapes": s, "threshold": t} for s, t in (("7", 3.0), ("8", 5.0))]
+        settings = {"quick": {"repeats": 2, "repeat_seconds": 0.0}}
+        path.write_text(json.dumps({"settings": settings, "quick": ratios}))
+        asked, shown = [], console()
+        (failure,) = gate.run(Options(quick=True), shown, path, starter(asked))
         assert failure == "AdamW on 8: keras_eager / ours_eager is 4.00, must be 5.0 or more"
         assert asked.count(("keras", "case")) == 3
-
-    def test_table(self, ratios):
-        console = Console(width=140, record=True)
-        console.print(gate.table(ratios))
-        assert ratios[0]["slow"] in console.export_text()
+        assert "keras_eager" in shown.file.getvalue()
 
 
-class TestReport:
-    def test_table_and_pictures(self, measured, tmp_path):
-        results = {"cases": [measured[0]]}
-        console = Console(width=160, record=True)
-        for table in step.tables(results):
-            console.print(table)
-        shown = console.export_text()
-        assert "pytorch_optimizer not installed" in shown
-        assert "memory limit" in shown
-        for picture in step.draw(results, tmp_path):
-            assert picture.read_bytes().startswith(b"\x89PNG")
+class TestResults:
+    def test_new_cases_take_the_place_of_the_same_ones(self, measured, tmp_path, monkeypatch):
+        path = tmp_path / "deep" / "step.json"
+        case = {"sweep": "models", **measured[0]}
+        other = {**case, "options": ["clip"]}
+        dates = iter(("2001", "2002"))
+        monkeypatch.setattr(results.time, "strftime", lambda *_: next(dates))
+        results.add(path, OPTIONS, {"peers": {}, "cases": [case, other]})
+        results.add(path, OPTIONS, {"peers": {"ours": {"gpu": "a card"}}, "cases": [case]})
+        content = results.load(path)
+        assert [(c["run"], c["options"]) for c in content["cases"]] == [
+            ("2001", ["clip"]),
+            ("2002", []),
+        ]
+        run = content["runs"]["2002"]
+        assert {"revision", "command", "settings", "versions", "machine"} <= set(run)
+        assert run["machine"]["gpu"] == "a card"
+
+    def test_another_protocol_is_not_merged(self, tmp_path):
+        old = {"runs": {"2001": {}}, "cases": [{"run": "2001", "task": "a"}], "protocol": 1}
+        new = {"cases": [{"task": "b"}]}
+        assert len(results.merged(old, {}, new | {"protocol": 1})["cases"]) == 2
+        assert len(results.merged(old, {}, new | {"protocol": 2})["cases"]) == 1
+        for task in "ab":
+            found = {"cases": [{"task": task}], "protocol": {"seeds": (1, 2)}}
+            results.add(tmp_path / "quality.json", OPTIONS, {"peers": {}, **found})
+        assert len(results.load(tmp_path / "quality.json")["cases"]) == 2
+
+    def test_summary(self):
+        found = results.summary([0.003, 0.001, 0.002, 0.004, 0.005])
+        assert found == {"ms": 3.0, "quartiles_ms": [2.0, 4.0], "repeats": 5}
+
+    def test_gpu_results_lie_beside_those_of_cpus(self, tmp_path):
+        assert results.path_of(tmp_path, "step", "cpu").name == "step.json"
+        assert results.path_of(tmp_path, "step", "gpu").name == "step_gpu.json"
+
+    def test_commands_name_no_paths(self):
+        given = ["--suite=step", "--out", "/some", "--python=torch=/else/python", "--quick"]
+        assert results._command(given) == "python -m benchmarks --suite=step --quick"
+
+    @pytest.mark.parametrize("path", sorted(results.RESULTS.glob("*.json")), ids=lambda p: p.stem)
+    def test_kept_ones(self, path, tmp_path, monkeypatch):
+        """They can be read and drawn, nothing of ours failed, and no repeats are kept."""
+        # Writing the pictures takes most of the time, and is tested above.
+        monkeypatch.setattr(pictures, "save", lambda figure, path: pictures.plt.close() or path)
+        name, _, variant = path.stem.partition("_")
+        if name == "quality":
+            pytest.skip("see test_benchmark_quality.py")
+        suite = {"step": step, "embedding": embedding, "train": train}[name]
+        content = json.loads(path.read_text())
+        assert {case["run"] for case in content["cases"]} == set(content["runs"])
+        assert printed(suite, content)
+        assert suite.failures(content) == []
+        suffix = "_gpu" if variant == "gpu" else ""
+        for picture in suite.draw(content, tmp_path, suffix):
+            assert (results.RESULTS / picture.name).exists()
+        rows = [row for case in content["cases"] for row in case["rows"] if "ms" in row]
+        assert all(len(row["quartiles_ms"]) == 2 and row["repeats"] > 0 for row in rows)
 
     def test_failures_of_ours(self, measured):
-        assert step.failures({"cases": [measured[0]]}) == []
+        assert report.failures({"cases": [measured[0]]}) == []
         row = {**measured[0]["rows"][0], "failed": True, "note": "void"}
-        assert step.failures({"cases": [{**measured[0], "rows": [row]}]}) == [
+        assert report.failures({"cases": [{**measured[0], "rows": [row]}]}) == [
             "AdamW on two, tf_optim_ext, eager: void"
         ]
 
-    def test_results_state_everything(self, measured, tmp_path):
-        path = tmp_path / "deep" / "step.json"
-        report.write(path, OPTIONS, {"cases": [measured[0]]})
-        content = json.loads(path.read_text())
-        assert {"date", "commit", "cpu", "cpus_in_use", "command", "settings"} <= set(content)
-        assert content["settings"]["windows"] == 3
+    def test_command_line_without_a_gpu(self, monkeypatch):
+        """What fails is said, with an exit status; nothing crashes."""
+        measure = step.measure
+        monkeypatch.setattr(step, "measure", lambda *given: measure(*given, starter()))
+        monkeypatch.setattr(results, "allowed_cpus", lambda: None)
+        with pytest.raises(SystemExit, match=r"benchmarks: AdamW on .*TensorFlow sees no GPU"):
+            command.main(["--suite=step", "--quick", "--device=gpu", "--peers="])
 
 
-class TestReadme:
+class TestDocuments:
     @pytest.mark.parametrize("path", readme.DOCUMENTS, ids=lambda path: path.name)
-    def test_is_what_the_results_say(self, path):
+    def test_say_what_the_results_say(self, path):
         content = path.read_text()
         assert readme.updated(content, readme.DOCUMENTS[path]()) == content
 
@@ -322,51 +520,31 @@ class TestReadme:
         content = f"a\n{readme.BEGIN}old\n{readme.END}b\n"
         assert readme.updated(content, "new") == f"a\n{readme.BEGIN}new\n{readme.END}b\n"
 
-
-class TestAgreement:
-    @pytest.fixture
-    def run(self):
-        def make(factor=1.0, spread=0.1):
+    def test_agreement(self):
+        def run(factor=1.0, spread=0.1):
             def row(key, ms):
-                # The quartiles are the second and the fourth.
-                windows = [ms * (1 + k * spread) for k in (-2, -1, 0, 1, 2)]
-                ratio = {"ms": ms, "ratio_to_anchor": ms / 2.0}
-                return {"key": key, "label": key, "windows_ms": windows, **ratio}
+                quartiles = [ms * (1 - spread), ms * (1 + spread)]
+                return {"label": key, "ms": ms, "quartiles_ms": quartiles}
 
-            rows = [row("ours_eager", 2.0), row("other", 10.0 * factor), row("limit", 1.0)]
-            missing = {"key": "missing", "label": "missing"}
-            return {"cases": [{"optimizer": "AdamW", "model": "mlp", "rows": [*rows, missing]}]}
+            rows = [row("first", 2.0), row("other", 10.0 * factor), {"label": "missing"}]
+            names = {"sweep": "models", "optimizer": "AdamW", "model": "mlp", "options": []}
+            return {"cases": [{**names, "rows": rows}]}
 
-        return make
-
-    def test_ratios_have_the_spread_of_both_rows(self, run):
-        ratio = agreement.ratios(run())["AdamW", "mlp", "other"]
-        assert ratio.median == pytest.approx(5.0)
-        assert ratio.low == pytest.approx(5.0 * 0.9 / 1.1)
-        assert ratio.high == pytest.approx(5.0 * 1.1 / 0.9)
-
-    def test_the_limit_is_scaled(self, run):
-        results = run()
-        limit = results["cases"][0]["rows"][2]
-        limit.update(ms=3.0, ratio_to_anchor=1.5)  # of windows about 1
-        ratio = agreement.ratios(results)["AdamW", "mlp", "limit"]
-        assert (ratio.low, ratio.high) == pytest.approx((1.5 * 0.9 / 1.1, 1.5 * 1.1 / 0.9))
-
-    def test_who_agrees(self, run):
-        assert agreement.sentence(run(), run(1.4)).startswith("2 of the 2 ratios")
-        assert agreement.sentence(run(), run(1.6)).startswith("1 of the 2 ratios")
-        assert agreement.sentence(run(), run(1.4, 0.01)).startswith("1 of the 2 ratios")
-        assert agreement.table(run(), run()).row_count == 2
-
-    def test_the_documentation_says_what_the_results_say(self):
-        runs = [
-            json.loads((report.RESULTS / f"{name}.json").read_text())
-            for name in ("step", "step_again")
-        ]
+        low, high = agreement.spreads(run())["models", "AdamW", "mlp", "other"]
+        assert (low, high) == pytest.approx((5.0 * 0.9 / 1.1, 5.0 * 1.1 / 0.9))
+        assert agreement.sentence(run(), run(1.4)).startswith("1 of the 1 ratios")
+        assert agreement.sentence(run(), run(1.6)).startswith("0 of the 1 ratios")
+        runs = [results.load(results.RESULTS / f"{name}.json") for name in ("step", "step_again")]
         text = " ".join((readme.ROOT / "docs" / "performance.md").read_text().split())
         assert agreement.sentence(*runs) in text
 
 
-def test_commands_in_results_name_no_paths():
-    given = ["--suite=step", "--out", "/somewhere", "--python=torch=/elsewhere/python", "--quick"]
-    assert report._command(given) == "python -m benchmarks --suite=step --quick"
+class TestProcess:
+    def test_a_process_that_ends(self):
+        ends = [sys.executable, "-c", "import sys; sys.exit('no luck')"]
+        failing = process.Process("It", ends)
+        with pytest.raises(process.PeerError, match="It's process ended: no luck"):
+            failing.ask("start")
+        failing.close()
+        with pytest.raises(process.PeerError, match="does not start"):
+            process.Process("It", ["/no/such/interpreter"])

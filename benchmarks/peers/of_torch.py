@@ -1,50 +1,101 @@
-"""PyTorch and pytorch-optimizer: `-m benchmarks.peers.of_torch torch`."""
+"""PyTorch: `-m benchmarks.peers.of_torch`."""
 
 import contextlib
-import importlib.metadata
-import sys
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import arguments
-from benchmarks.peers import server
+from benchmarks import Json, arguments
+from benchmarks.peers import gpu, server
 
-Json = dict[str, Any]
 MODES = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 NAMES = {"learning_rate": "lr", "epsilon": "eps"}
 
 
-def renamed(given: Json) -> Json:
+def renamed(optimizer: str) -> Json:
     """Arguments with PyTorch's names."""
-    found = {NAMES.get(name, name): value for name, value in given.items()}
+    found = {NAMES.get(name, name): value for name, value in arguments.of(optimizer).items()}
     if "beta_1" in found:
         found["betas"] = (found.pop("beta_1"), found.pop("beta_2"))
+    if optimizer == "RMSprop":
+        found["alpha"] = found.pop("rho")
     return found
 
 
-class TorchStep:
+class TorchStep(server.Step):
+    """Steps of an optimizer, with gradients in turn."""
+
     def __init__(self, library: "Torch", optimizer: Any, name: str, route: str) -> None:
-        self.library, self.optimizer = library, optimizer
+        self.library, self.optimizer, self.parameters = library, optimizer, library.parameters
         self.optimizer_name, self.route = name, route
-        self.traces: list[Json] = []
-        self.step = lambda: optimizer.step() and None
+        self.turns, self.step = itertools.cycle(library.turns), optimizer.step
+        if len(library.turns) > 1:
+            self.step = self._with_next
+        else:
+            self._give(library.turns[0])
+
+    def _give(self, gradients: Sequence[Any]) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    def _with_next(self) -> None:
+        self._give(next(self.turns))
+        self.optimizer.step()
 
     def finish(self) -> None:
-        self.library.synchronize()
+        if self.library.device == "cuda":
+            self.library.torch.cuda.synchronize()
 
     def weights(self) -> list[np.ndarray]:
-        return [p.detach().cpu().numpy().copy() for p in self.library.parameters]
+        return [p.detach().cpu().numpy().copy() for p in self.parameters]
 
     def state_bytes(self) -> int:
-        tensors = [
-            value
-            for state in self.optimizer.state.values()
-            for name, value in state.items()
-            if hasattr(value, "element_size") and name != "step"
-        ]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        states = [item for state in self.optimizer.state.values() for item in state.items()]
+        kept = [value for name, value in states if name != "step"]
+        return sum(t.numel() * t.element_size() for t in kept if hasattr(t, "numel"))
+
+
+class StepWithOptions(TorchStep):
+    """What PyTorch's users write around a step: sums of gradients, clipping, averages."""
+
+    def __init__(
+        self, library: "Torch", optimizer: Any, name: str, route: str, options: Sequence[str]
+    ) -> None:
+        super().__init__(library, optimizer, name, route)
+        self.torch, self.clips, self.step = library.torch, "clip" in options, self._step
+        self.every, zeros = arguments.updates_every(options), library.torch.zeros_like
+        (self.gradients,) = library.turns
+        self.sums = [zeros(g) for g in self.gradients] if self.every > 1 else []
+        self.means = [zeros(p) for p in self.parameters] if "ema" in options else []
+        self.taken = 0
+        self._give(self.sums or self.gradients)
+
+    def _step(self) -> None:
+        self.taken += 1
+        if self.sums:
+            self.torch._foreach_add_(self.sums, self.gradients, alpha=1 / self.every)
+            if self.taken % self.every:
+                return
+        if self.clips:
+            # In place: from the second time on, the norm is 1, which takes as long.
+            self.torch.nn.utils.clip_grad_norm_(self.parameters, arguments.NORM, foreach=True)
+        self.optimizer.step()
+        if self.sums:
+            self.torch._foreach_zero_(self.sums)
+        if self.means:
+            first = self.taken == self.every
+            weights = [p.detach() for p in self.parameters]
+            part = 1.0 if first else 1 - arguments.EMA_MOMENTUM
+            self.torch._foreach_lerp_(self.means, weights, part)
+
+    def averages(self) -> list[np.ndarray]:
+        return [mean.cpu().numpy().copy() for mean in self.means]
+
+    def state_bytes(self) -> int:
+        kept = (*self.means, *self.sums)
+        return super().state_bytes() + sum(t.numel() * t.element_size() for t in kept)
 
 
 class Torch:
@@ -53,69 +104,56 @@ class Torch:
     def start(self, threads: int, device: str) -> Json:
         import torch
 
-        self.torch = torch
+        self.torch, self.device = torch, "cuda" if device == "gpu" else "cpu"
         torch.set_num_threads(threads)
-        if device == "gpu" and not torch.cuda.is_available():
-            raise server.Missing("PyTorch sees no GPU")
-        self.device = "cuda" if device == "gpu" else "cpu"
-        return {"versions": {"torch": torch.__version__}}
+        about: Json = {"versions": {"torch": torch.__version__}}
+        if device == "gpu":
+            if not torch.cuda.is_available():
+                raise server.Missing("PyTorch sees no GPU")
+            about["gpu"] = {"name": torch.cuda.get_device_name(), "driver": gpu.driver()}
+        return about
 
-    def case(self, weights: Sequence[np.ndarray], gradients: Sequence[np.ndarray]) -> None:
-        tensor = self.torch.tensor
-        self.parameters = [self.torch.nn.Parameter(tensor(w).to(self.device)) for w in weights]
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = tensor(gradient).to(self.device)
+    def case(self, weights: Sequence[np.ndarray], turns: server.Turns) -> None:
+        tensor, parameter = self.torch.tensor, self.torch.nn.Parameter
+        self.parameters = [parameter(tensor(w).to(self.device)) for w in weights]
+        self.turns = [
+            [self._gradient(g, w.shape) for g, w in zip(turn, weights, strict=True)]
+            for turn in turns
+        ]
+
+    def _gradient(self, gradient: server.Gradient, shape: server.Shape) -> Any:
+        if isinstance(gradient, tuple):
+            ids, rows = map(self.torch.from_numpy, gradient)
+            # As the backward pass leaves it: not coalesced.
+            return self.torch.sparse_coo_tensor(ids[None], rows, shape).to(self.device)
+        return self.torch.tensor(gradient).to(self.device)
 
     def forget(self) -> None:
-        self.parameters = []
+        self.parameters, self.turns = [], []
 
-    def synchronize(self) -> None:
-        if self.device == "cuda":
-            self.torch.cuda.synchronize()
-
-    def make(self, mode: str, optimizer: str, traces: int) -> TorchStep:
+    def make(self, mode: str, optimizer: str, options: Sequence[str], traces: int) -> TorchStep:
+        if mode == "sparse":
+            made = self.torch.optim.SparseAdam(self.parameters, **renamed(optimizer))
+            return TorchStep(self, made, optimizer, "")
         cls = getattr(self.torch.optim, optimizer, None)
         if cls is None:
             raise server.Missing(f"PyTorch has no {optimizer}")
-        given = renamed(arguments.of(optimizer))
-        if optimizer == "RMSprop":
-            given["alpha"] = given.pop("rho")
         try:
-            made = cls(self.parameters, **given, **MODES[mode])
+            made = cls(self._groups(options), **renamed(optimizer), **MODES[mode])
         except (TypeError, RuntimeError) as error:
             raise server.Missing(f"PyTorch's {optimizer} has no mode {mode!r}") from error
-        return TorchStep(self, made, optimizer, mode)
+        if {*options} <= {"mask"}:
+            return TorchStep(self, made, optimizer, mode)
+        return StepWithOptions(self, made, optimizer, mode, options)
 
+    def _groups(self, options: Sequence[str]) -> list[Any]:
+        if "mask" not in options:
+            return self.parameters
+        decayed = [p for p in self.parameters if p.ndim > 1]
+        others = [p for p in self.parameters if p.ndim < 2]
+        return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
 
-class PytorchOptimizer(Torch):
-    """The package pytorch-optimizer."""
-
-    def start(self, threads: int, device: str) -> Json:
-        import pytorch_optimizer
-
-        self.module = pytorch_optimizer
-        started = super().start(threads, device)
-        version = importlib.metadata.version("pytorch_optimizer")
-        started["versions"]["pytorch_optimizer"] = version
-        return started
-
-    def make(self, mode: str, optimizer: str, traces: int) -> TorchStep:
-        own = {cls.__name__.lower(): cls for cls in self._classes()}
-        cls = own.get(optimizer.lower())
-        if cls is None:
-            raise server.Missing(f"pytorch-optimizer has no {optimizer} of its own")
-        made = cls(self.parameters, **renamed(arguments.of(optimizer)))
-        return TorchStep(self, made, optimizer, mode)
-
-    def _classes(self) -> list[type]:
-        """Those that are not PyTorch's."""
-        found = [getattr(self.module, name) for name in dir(self.module)]
-        own = [cls for cls in found if isinstance(cls, type)]
-        return [cls for cls in own if cls.__module__.startswith("pytorch_optimizer")]
-
-
-LIBRARIES = {"torch": Torch, "pytorch_optimizer": PytorchOptimizer}
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        server.serve(server.Server(LIBRARIES[sys.argv[1]]()))
+        server.serve(server.Server(Torch()))

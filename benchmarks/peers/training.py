@@ -1,11 +1,8 @@
 """Whole training steps with this package's or Keras' optimizers: `-m benchmarks.peers.training`."""
 
-import abc
 import contextlib
-import gc
-import math
 import os
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import arguments, timing
+from benchmarks import Json, arguments
 from benchmarks.peers import of_tensorflow, server
-from benchmarks.train_tasks import TASKS, Batch, Task, distinct, repeated
-
-Json = dict[str, Any]
+from benchmarks.train_tasks import TASKS, Batch, distinct, repeated
 
 BATCHES = 8  # different ones, so that rows of embeddings are not always in the caches
 CHECKED_STEPS = 3
-MOST_STEPS = 2000
-PROBES = 4
 
 
 class Discarding(keras.optimizers.Optimizer):
@@ -54,66 +47,69 @@ class Discarding(keras.optimizers.Optimizer):
         self.iterations.assign_add(1)
 
 
-def optimizer_of(library: str, name: str, sparse: str) -> Any:
-    """An optimizer of "ours", "keras", or none at all of "nothing".
-
-    Raises:
-        Missing: there is no such optimizer.
-    """
-    if library == "nothing":
+def optimizer_of(kind: str, name: str) -> Any:
+    """An optimizer of one of the kinds of rows that the suite `train` has."""
+    if kind == "nothing":
         return Discarding()
-    given = arguments.of(name)
-    if library == "ours":
+    given, owner = arguments.of(name), keras.optimizers
+    if kind != "keras":
         import tf_optim_ext as owner
 
-        given["sparse"] = sparse
-    else:
-        owner = keras.optimizers
-    cls = getattr(owner, arguments.class_of(name), None)
+        given["sparse"] = "lazy" if kind == "ours_lazy" else "exact"
+    cls = getattr(owner, name, None)
     if cls is None:
-        raise server.Missing(f"{'tf_optim_ext' if library == 'ours' else 'Keras'} has no {name}")
+        raise server.Missing(f"{owner.__name__} has no {name}")
     return cls(**given)
 
 
-class Training(abc.ABC):
-    """A model, its optimizer, and batches; subclasses take steps."""
+class Training(server.Step):
+    """`fit` with the default settings of `compile`, or a train step in a function, in a loop."""
 
-    def __init__(self, task: Task, optimizer: Any, size: int, seed: int) -> None:
+    def __init__(
+        self, mode: str, kind: str, optimizer: str, task: str, batch: int, seed: int
+    ) -> None:
         keras.utils.set_random_seed(seed)
-        self.model, self.loss, self.optimizer = task.model(), task.loss(), optimizer
-        optimizer.build(self.model.trainable_variables)
-        numbers = np.random.default_rng(seed)
-        self.checked = [task.batch(numbers, size, distinct)]
-        self.batches = [task.batch(numbers, size, repeated) for _ in range(BATCHES)]
+        network, numbers = TASKS[task], np.random.default_rng(seed)
+        self.optimizer, self.optimizer_name = optimizer_of(kind, optimizer), optimizer
+        self.model, self.loss, self.mode = network.model(), network.loss(), mode
+        self.optimizer.build(self.model.trainable_variables)
+        checked = [network.batch(numbers, batch, distinct)]
+        batches = [network.batch(numbers, batch, repeated) for _ in range(BATCHES)]
+        if mode == "fit":
+            self.model.compile(self.optimizer, self.loss)
+            self.checked, self.batches = _dataset(checked), _dataset(batches)
+            return
+        self.checked, self.batches = (
+            [tuple(map(tf.constant, pair)) for pair in pairs] for pairs in (checked, batches)
+        )
+        self.train = tf.function(self._train, jit_compile=True if mode == "xla" else None)
 
-    @abc.abstractmethod
-    def check(self, steps: int) -> None:
-        """Takes steps that are to be compared, all with the same batch."""
+    def _train(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = self.loss(y, self.model(x, training=True))
+        self.optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+        return loss
 
-    @abc.abstractmethod
-    def run(self, steps: int) -> None:
-        """Takes steps with all batches in turn."""
+    def run(self, steps: int, checked: bool = False) -> None:
+        batches = self.checked if checked else self.batches
+        if self.mode == "fit":
+            self.model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
+            return
+        for number in range(steps):
+            loss = self.train(*batches[number % len(batches)])
+        loss.numpy()
+        of_tensorflow.wait_for(self.model.trainable_variables)
 
     def weights(self) -> list[np.ndarray]:
         return [np.array(v.numpy()) for v in self.model.trainable_variables]
 
-
-class Fit(Training):
-    """`fit` with the default settings of `compile`."""
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.model.compile(self.optimizer, self.loss)
-        self.data = _endless(self.batches)
-
-    def check(self, steps: int) -> None:
-        self.model.fit(_endless(self.checked), steps_per_epoch=steps, verbose=0)
-
-    def run(self, steps: int) -> None:
-        self.model.fit(self.data, steps_per_epoch=steps, verbose=0)
+    @property
+    def route(self) -> str:
+        return str(getattr(self.optimizer, "route", ""))
 
 
-def _endless(batches: list[Batch]) -> tf.data.Dataset:
+def _dataset(batches: list[Batch]) -> tf.data.Dataset:
     x, y = (np.stack(arrays) for arrays in zip(*batches, strict=True))
     options = tf.data.Options()
     # A call of `fit` ends with its iterator, which waits for TensorFlow's next round of tuning:
@@ -122,136 +118,43 @@ def _endless(batches: list[Batch]) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((x, y)).repeat().with_options(options)
 
 
-class Loop(Training):
-    """A train step in a `tf.function`, which is called in a loop."""
+class Library(of_tensorflow.Library):
+    """A network in the place of weights and gradients."""
 
-    def __init__(self, *given: Any, jit_compile: bool | None) -> None:
-        super().__init__(*given)
-        self.checked = [tuple(map(tf.constant, batch)) for batch in self.checked]
-        self.batches = [tuple(map(tf.constant, batch)) for batch in self.batches]
-        variables = self.model.trainable_variables
+    def case(self, **network: Any) -> None:
+        self.network = network
 
-        @tf.function(jit_compile=jit_compile)
-        def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-            with tf.GradientTape() as tape:
-                loss = self.loss(y, self.model(x, training=True))
-            gradients = tape.gradient(loss, [v.value for v in variables])
-            self.optimizer.apply(gradients, variables)
-            return loss
-
-        self.step = step
-
-    def check(self, steps: int) -> None:
-        self._loop(self.checked, steps)
-
-    def run(self, steps: int) -> None:
-        self._loop(self.batches, steps)
-
-    def _loop(self, batches: list[Any], steps: int) -> None:
-        for number in range(steps):
-            loss = self.step(*batches[number % len(batches)])
-        loss.numpy()
-        self.optimizer.iterations.numpy()
-
-
-def training_of(mode: str, *given: Any) -> Training:
-    if mode == "fit":
-        return Fit(*given)
-    return Loop(*given, jit_compile=True if mode == "xla" else None)
-
-
-class Server:
-    """What can be asked for; the methods' names are those of the requests."""
-
-    def __init__(self) -> None:
-        self.library = of_tensorflow.Library()
-        self.rows: dict[str, tuple[Training, int]] = {}
-
-    def start(self, threads: int, device: str, keep_memory: bool) -> Json:
-        kept = keep_memory and timing.keep_freed_memory()
-        return {**self.library.start(threads, device), "malloc_keeps_memory": kept}
-
-    def build(
-        self,
-        row: str,
-        mode: str,
-        library: str,
-        task: str,
-        batch: int,
-        optimizer: str,
-        sparse: str,
-        seed: int,
-        window_seconds: float,
-        weights: str,
-    ) -> Json:
-        """Makes a row, saves its weights after the first steps, finds out what a window is.
-
-        Args:
-            row: its name.
-            mode: "fit", "function" or "xla".
-            library: "ours", "keras" or "nothing".
-            task: name of a task.
-            batch: examples in a batch.
-            optimizer: name of a class.
-            sparse: how ours treats sparse gradients.
-            seed: of the initial weights and the batches.
-            window_seconds: a window is at least about this long.
-            weights: file for the weights before and after the first steps.
-        """
-        made = optimizer_of(library, optimizer, sparse)
-        with tf.device(self.library.device):
-            training = training_of(mode, TASKS[task], made, batch, seed)
-            before = training.weights()
-            with timing.Stopwatch() as first:
-                training.check(1)
-            training.check(CHECKED_STEPS - 1)
-            after = training.weights()
-            np.savez(Path(weights), *before, *after)
-            steps = steps_of(training, window_seconds)
-        self.rows[row] = training, steps
-        gc.collect()
-        gc.freeze()  # no row shall pay for collecting the graphs of the others
-        return {
-            "route": getattr(made, "route", ""),
-            "first_step_seconds": first.seconds,
-            "steps_per_window": steps,
-            "variables": len(after),
-            "weights": sum(w.size for w in after),
-        }
-
-    def window(self, row: str) -> Json:
-        training, steps = self.rows[row]
-        with tf.device(self.library.device):
-            training.run(1)  # whatever ran before left its own data in the caches
-            return {"seconds": _seconds(training, steps)}
-
-    def drop(self) -> Json:
-        """Gives the memory of the case back."""
-        self.rows = {}
+    def forget(self) -> None:
         keras.utils.clear_session()
-        gc.unfreeze()
-        gc.collect()
+
+    def make(self, mode: str, optimizer: str, options: Sequence[str], traces: int) -> Training:
+        """The only option is the kind of row, by whose name the first weights are saved."""
+        (kind,), network = options, dict(self.network)
+        folder = Path(network.pop("folder"))
+        with tf.device(self.device):
+            training = Training(mode, kind, optimizer, **network)
+            before = training.weights()
+            training.run(CHECKED_STEPS, checked=True)
+        np.savez(folder / f"{kind}_{mode}.npz", *before, *training.weights())
+        return training
+
+
+class Server(server.Server):
+    def case(self, **network: Any) -> Json:
+        """Takes the name of a task, the size of batches, a seed, and a folder for weights."""
+        self.drop()
+        self.library.case(**network)
         return {}
 
+    def build(self, **given: Any) -> Json:
+        with tf.device(self.library.device):
+            return {"route": super().build(**given)["route"]}
 
-def steps_of(training: Training, window_seconds: float) -> int:
-    """How many steps a window takes; a call of `fit` costs something beside its steps."""
-    steps = 1
-    for _ in range(PROBES):
-        seconds = steps * _seconds(training, steps)
-        if seconds >= window_seconds or steps == MOST_STEPS:
-            break
-        steps = min(MOST_STEPS, math.ceil(1.1 * steps * window_seconds / seconds))
-    return steps
-
-
-def _seconds(training: Training, steps: int) -> float:
-    """Seconds per step."""
-    start = time.perf_counter()
-    training.run(steps)
-    return (time.perf_counter() - start) / steps
+    def repeat(self, row: str) -> Json:
+        with tf.device(self.library.device):
+            return super().repeat(row)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        server.serve(Server())
+        server.serve(Server(Library()))
