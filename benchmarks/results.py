@@ -3,7 +3,8 @@
     {"runs": {DATE: {"command", "revision", "machine", "versions", "settings", ...}},
      "cases": [{"run": DATE, ..., "rows": [{"ms", "quartiles_ms", "repeats", ...}]}]}
 
-A new run replaces the cases that it measured again, and leaves the others as they are.
+A new run replaces the cases that it measured again, and leaves the others as they are, also those
+of which it measured nothing.
 """
 
 import json
@@ -80,7 +81,8 @@ def merged(old: Json, run: Json, new: Json) -> Json:
     if old.get("protocol", new.get("protocol")) != new.get("protocol"):
         old = {"runs": {}, "cases": []}  # of the suite `quality`: not comparable
     date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    cases = [{"run": date, **case} for case in new["cases"]]
+    measured = [c for c in new["cases"] if "rows" not in c or any("ms" in r for r in c["rows"])]
+    cases = [{"run": date, **case} for case in measured]
     again = {_identity(case) for case in cases}
     cases = [case for case in old["cases"] if _identity(case) not in again] + cases
     runs, used = {**old["runs"], date: run}, {case["run"] for case in cases}

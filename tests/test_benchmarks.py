@@ -440,7 +440,7 @@ class TestResults:
         path = tmp_path / "deep" / "step.json"
         case = {"sweep": "models", **measured[0]}
         other = {**case, "options": ["clip"]}
-        dates = iter(("2001", "2002"))
+        dates = iter(("2001", "2002", "2003"))
         monkeypatch.setattr(results.time, "strftime", lambda *_: next(dates))
         results.add(path, OPTIONS, {"peers": {}, "cases": [case, other]})
         results.add(path, OPTIONS, {"peers": {"ours": {"gpu": "a card"}}, "cases": [case]})
@@ -449,6 +449,9 @@ class TestResults:
             ("2001", ["clip"]),
             ("2002", []),
         ]
+        failed = {**case, "rows": [{"key": "ours_eager", "failed": True}]}
+        again = results.merged(content, {}, {"cases": [failed]})
+        assert again["cases"] == content["cases"]
         run = content["runs"]["2002"]
         assert {"revision", "command", "settings", "versions", "machine"} <= set(run)
         assert run["machine"]["gpu"] == "a card"
