@@ -3,8 +3,11 @@
 import functools
 import inspect
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import threading
 
 import keras
@@ -13,7 +16,7 @@ import pytest
 import references
 import registry
 import tensorflow as tf
-from common import arrays, assert_close, make_gradients, make_variables, unchanged
+from common import PACKAGE, arrays, assert_close, make_gradients, make_variables, unchanged
 from modes import dense, fit, modes, wrapped
 from references import addons
 
@@ -104,6 +107,11 @@ class AddonsAdamW(tf_optim_ext.DecoupledWeightDecayExtension, tf_optim_ext.Adam)
     """TensorFlow Addons' `AdamW`."""
 
 
+@keras.saving.register_keras_serializable("test_addons_arguments")
+class AddonsBase(tf_optim_ext.SGD):
+    """A class of a user's own to extend, with the name of no other."""
+
+
 _ADAM = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3}
 _MOMENTUM = {"momentum": 0.7, "nesterov": True}
 SELECTIVE = {
@@ -117,6 +125,9 @@ SELECTIVE = {
     "extended-Adam": (ADAMW, _ADAM, None),
 }
 by_selective = pytest.mark.parametrize("name", SELECTIVE)
+by_extended = pytest.mark.parametrize(
+    "base", [tf_optim_ext.Adam, AddonsBase, keras.optimizers.Adam]
+)
 
 
 def make(name, **arguments):
@@ -144,6 +155,10 @@ def expected(name, gradients, decayed):
             before = after
         results.append(w)
     return results
+
+
+def _of_base(config, name):
+    return {**config, "config": {**config["config"], "base_optimizer": name}}
 
 
 def _pass(_):
@@ -205,6 +220,55 @@ class TestSelection:
         for each in (model, loaded):
             fit(each)
         assert_close(loaded.trainable_variables, model.trainable_variables, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("how", ["get", "keras", "h5"])
+    @by_extended
+    def test_extended_ones_are_loaded(self, base, how, tmp_path):
+        """Without being registered by whoever extends them."""
+        cls = tf_optim_ext.extend_with_decoupled_weight_decay(base)
+        optimizer = cls(DECAY, learning_rate=RATE, exclude_from_weight_decay=["bias"])
+        if how == "get":
+            config = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
+            found = tf.keras.optimizers.get(config)
+        else:
+            model = dense()
+            model.compile(optimizer, keras.losses.MeanSquaredError())
+            fit(model)
+            model.save(tmp_path / f"model.{how}")
+            found = keras.models.load_model(tmp_path / f"model.{how}").optimizer
+        assert type(found) is cls
+        assert found.get_config() == optimizer.get_config()
+
+    def test_extended_ones_are_loaded_elsewhere(self, tmp_path):
+        """By a process that has not made the class."""
+        optimizer = ADAMW(keras.optimizers.schedules.ExponentialDecay(DECAY, 10, 0.9), RATE)
+        path = tmp_path / "optimizer.json"
+        path.write_text(json.dumps(keras.optimizers.serialize(optimizer)))
+        code = (
+            "import json, keras, tf_optim_ext\n"
+            f"config = json.load(open({str(path)!r}))\n"
+            "print(json.dumps(keras.optimizers.deserialize(config).get_config()))"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
+        command = [sys.executable, "-c", code]
+        text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        assert json.loads(text.stdout) == json.loads(json.dumps(optimizer.get_config()))
+
+    def test_an_extended_one_of_an_unknown_class(self):
+        class Unknown(tf_optim_ext.SGD):
+            pass
+
+        cls = tf_optim_ext.extend_with_decoupled_weight_decay(Unknown)
+        optimizer = cls(DECAY, learning_rate=RATE)
+        config = keras.optimizers.serialize(optimizer)
+        for given in (config, {**config, "config": {}}, _of_base(config, "keras.optimizers.get")):
+            with pytest.raises(ValueError, match=r"register_keras_serializable.*custom_objects="):
+                keras.optimizers.deserialize(given)
+        found = keras.optimizers.deserialize(config, custom_objects={"Unknown": Unknown})
+        assert type(found) is cls
+        mine = keras.saving.register_keras_serializable("test_addons_arguments", "Mine")(cls)
+        found = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+        assert type(found) is mine
 
     @by_selective
     def test_calls_of_several_threads(self, name):

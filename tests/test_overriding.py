@@ -8,7 +8,7 @@ from common import arrays, make_gradients, make_variables, same
 from modes import dense, fit, modes, wrapped
 
 import tf_optim_ext
-from tf_optim_ext.base.configuration import NOT_CALLED
+from tf_optim_ext._keras import NOT_CALLED
 
 
 def doubling(base):
@@ -107,6 +107,21 @@ class TestWhatIsNotCalled:
             if name.startswith(("_backend_", "_clip", "_apply", "_update_model"))
         }
         assert called
+        assert called <= own | NOT_CALLED
+
+    def test_names_are_those_of_optimizer_v2(self):
+        """All that its step calls with gradients is either ours, or in the list."""
+        import tf_keras
+
+        own = {name for cls in tf_optim_ext.SGD.__mro__ for name in _own_names(cls)}
+        of_steps = ("_transform", "_aggregate", "_get_gradients", "_compute_gradients", "_create_s")
+        more = ("_create_all", "_distributed_apply", "_resource_apply")
+        called = {
+            name
+            for name in vars(tf_keras.optimizers.legacy.Optimizer)
+            if name.startswith((*of_steps, *more)) and name != "_create_slots_for_sharded_variables"
+        }
+        assert "_aggregate_gradients" in called
         assert called <= own | NOT_CALLED
 
 

@@ -235,6 +235,13 @@ NOT_CALLED = {
     "_apply_dense",
     "_apply_sparse",
     "_prepare",
+    "_distributed_apply",
+    "_create_all_weights",
+    "_transform_loss",
+    "_get_gradients",
+    "_transform_unaggregated_gradients",
+    "_aggregate_gradients",
+    "_transform_gradients",
 }
 """Methods of Keras' and of TensorFlow's optimizers that the step does not call."""
 

@@ -55,9 +55,9 @@ class Interface(State):
             tape = tf.GradientTape() if tape is None else tape
             with tape:
                 if not callable(var_list):
-                    tape.watch([_keras.tensorflow_variable(v) for v in _variables(var_list)])
+                    tape.watch([_keras.tensorflow_variable(v) for v in _as_variables(var_list)])
                 loss = loss()
-        variables = _variables(var_list() if callable(var_list) else var_list)
+        variables = _as_variables(var_list() if callable(var_list) else var_list)
         # Scaling what flows back scales every gradient, and needs no op on the tape.
         weights = tf.ones_like(loss) if grad_loss is None else tf.cast(grad_loss, loss.dtype)
         gradients = tape.gradient(loss, variables, self.scale_loss(weights))
@@ -121,7 +121,7 @@ class Interface(State):
             raise RuntimeError(
                 "`get_gradients` works in graphs. Use `tf.GradientTape` when executing eagerly."
             )
-        params = _variables(params)
+        params = _as_variables(params)
         gradients = tf.gradients(loss, params)
         missing = [checks.name_of(v) for g, v in zip(gradients, params) if g is None]
         if missing:
@@ -137,7 +137,7 @@ class Interface(State):
 
         Arguments and errors are those of `get_gradients`.
         """
-        params = _variables(params)
+        params = _as_variables(params)
         if not tf.executing_eagerly():
             gradients = tf.gradients(loss, params)
             missing = [checks.name_of(v) for g, v in zip(gradients, params) if g is None]
@@ -146,7 +146,7 @@ class Interface(State):
         else:
             raise RuntimeError("`get_updates` works in graphs. Use `minimize` instead.")
         if not _keras.keeps_order():
-            return [tf.group(self.apply_gradients(zip(gradients, params)))]
+            return [self.apply_gradients(zip(gradients, params))]
         graph = tf.compat.v1.get_default_graph()
         before = len(graph.get_operations())
         self.apply_gradients(zip(gradients, params))
@@ -244,7 +244,7 @@ def _weights_and_tape(grad_loss, tape):
     return (tape, grad_loss) if isinstance(grad_loss, tf.GradientTape) else (grad_loss, tape)
 
 
-def _variables(values):
+def _as_variables(values):
     values = list(values) if isinstance(values, (list, tuple)) else [values]
     for value in values:
         if not checks.is_variable(value):

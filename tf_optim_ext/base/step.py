@@ -53,7 +53,7 @@ class Step(Configuration):
 
         Returns:
             `iterations`, increased by one; unchanged if there are no pairs. In a graph of a
-            session, a tensor with that number: running it takes the step.
+            session, an operation: running it takes the step.
 
         Raises:
             TypeError, ValueError: what was given does not fit; nothing was changed then.

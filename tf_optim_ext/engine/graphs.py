@@ -23,6 +23,12 @@ def check_runs_now(what, instead):
         raise RuntimeError(f"{what} does nothing in a graph of a session: run {instead} there.")
 
 
+def check_has_values(what, instead):
+    """Raises an error where the values of variables are known to a session only."""
+    if not _keras.keeps_order():
+        raise RuntimeError(f"{what} cannot read variables in a graph of a session: {instead}.")
+
+
 def rate(learning_rate):
     """A learning rate for Keras: a tensor of a graph as a callable, everything else as it is."""
     symbolic = tf.is_tensor(learning_rate) and not tf.executing_eagerly()
@@ -60,7 +66,7 @@ def one_operation(optimizer, step):
         step: function without arguments that returns a tensor.
 
     Returns:
-        That tensor; whoever runs it, or its `op`, takes the step.
+        That operation, as optimizers of TensorFlow 1 and 2.0 return it.
 
     Raises:
         RuntimeError: the optimizer belongs to another graph.
@@ -72,7 +78,7 @@ def one_operation(optimizer, step):
             f"{optimizer.name!r} was created outside of this graph. Create it where the variables "
             "are created that it updates: within `with graph.as_default():`."
         )
-    return tf.function(step, autograph=False)()
+    return tf.function(step, autograph=False)().op
 
 
 def _is_here(optimizer):

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tf_optim_ext import _keras, checks
 from tf_optim_ext.backends import replica
+from tf_optim_ext.engine import graphs
 
 
 def checked(owner, name, value, interval):
@@ -71,6 +72,9 @@ def as_tensor(value, dtype):
 def for_config(value):
     """A checked hyperparameter, or None, as JSON can hold it; of a variable its current value."""
     if checks.is_variable(value):
+        graphs.check_has_values(
+            "`get_config`", "make another optimizer with the arguments that this one got"
+        )
         return float(_keras.tensorflow_variable(value).numpy())
     return tf.keras.utils.serialize_keras_object(value) if callable(value) else value
 

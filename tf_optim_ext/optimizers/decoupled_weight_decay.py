@@ -4,6 +4,7 @@
 # A mixin: what it calls is that of the class beside it, of which mypy knows nothing.
 
 import contextlib
+import functools
 
 import tensorflow as tf
 
@@ -22,6 +23,8 @@ class SelectiveWeightDecay(_keras.DecayHooks):
             name one of them occurs are not decayed.
         **kwargs: arguments of the optimizer.
     """
+
+    _excluded_names = None
 
     def __init__(self, *args, exclude_from_weight_decay=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -137,14 +140,25 @@ class DecoupledWeightDecayExtension(SelectiveWeightDecay):
         return config
 
 
+# A process that loads a model has not made the extended class yet: under this name Keras finds
+# `_Extended`, which makes it from what the configuration says.
+_NAME = "OptimizerWithDecoupledWeightDecay"
+_KERAS = "keras.optimizers"
+
+
+@functools.cache
 def extend_with_decoupled_weight_decay(base_optimizer):
     """A class with the decoupled weight decay of `DecoupledWeightDecayExtension`.
+
+    Its optimizers are saved and loaded with models if `base_optimizer` is one of this package or of
+    Keras, or registered with Keras.
 
     Args:
         base_optimizer: an optimizer class.
 
     Returns:
-        A subclass that takes `weight_decay` first, then the arguments of `base_optimizer`.
+        A subclass that takes `weight_decay` first, then the arguments of `base_optimizer`; of one
+        `base_optimizer` always the same.
 
     Example:
         >>> import tensorflow as tf
@@ -163,4 +177,58 @@ def extend_with_decoupled_weight_decay(base_optimizer):
         def __init__(self, weight_decay, *args, **kwargs):
             super().__init__(weight_decay, *args, **kwargs)
 
+        def get_config(self):
+            return {**super().get_config(), "base_optimizer": _name_of(base_optimizer)}
+
+        @classmethod
+        def from_config(cls, config, custom_objects=None):
+            config = {name: value for name, value in config.items() if name != "base_optimizer"}
+            return super().from_config(config, custom_objects)
+
+    register = tf.keras.utils.register_keras_serializable("tf_optim_ext", _NAME)
+    register(OptimizerWithDecoupledWeightDecay)
+    register(_Extended)  # the one that is found by the name that both have now
     return OptimizerWithDecoupledWeightDecay
+
+
+class _Extended:
+    """What Keras makes extended optimizers from that it loads."""
+
+    def get_config(self):
+        """Keras registers no class without this method."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """An optimizer of the class that `extend_with_decoupled_weight_decay` makes.
+
+        Raises:
+            ValueError: the class that it extends is not known.
+        """
+        name = config.get("base_optimizer", "")
+        base = _of_name(name, custom_objects)
+        if not (isinstance(base, type) and issubclass(base, tf.keras.optimizers.Optimizer)):
+            raise ValueError(
+                f"The optimizer extends a class that is not known here: {name!r}. Register that "
+                "class with `@keras.saving.register_keras_serializable(...)`, in a module that is "
+                "imported both where the optimizer is saved and where it is loaded; or give it in "
+                f"`custom_objects={{{name!r}: ...}}`."
+            )
+        return extend_with_decoupled_weight_decay(base).from_config(config, custom_objects)
+
+
+def _name_of(base):
+    name = base.__name__
+    if getattr(tf.keras.optimizers, name, None) is base:
+        return f"{_KERAS}.{name}"
+    return tf.keras.utils.get_registered_name(base)
+
+
+def _of_name(name, custom_objects):
+    module, _, own = name.rpartition(".")
+    if module == _KERAS:
+        return getattr(tf.keras.optimizers, own, None)
+    return tf.keras.utils.get_registered_object(name, custom_objects)
+
+
+tf.keras.utils.register_keras_serializable("tf_optim_ext", _NAME)(_Extended)

@@ -67,6 +67,7 @@ class Stores(Slots):
 
     def get_weights(self):
         """The state as a list of NumPy arrays, in the order of `variables`."""
+        graphs.check_has_values("`get_weights`", "run `[v.value for v in optimizer.variables]`")
         return [np.asarray(variable) for variable in self.variables]
 
     def set_weights(self, weights):
@@ -87,6 +88,7 @@ class Stores(Slots):
 
     def save_own_variables(self, store):
         """Writes the state into a dict-like store, keyed by slot and position."""
+        graphs.check_has_values("Saving", "use a `tf.compat.v1.train.Saver` of `variables`")
         state = {key: np.asarray(v) for key, v in self._named_variables().items()}
         for key, value in (self._pending_state() or state).items():
             store[key] = value
@@ -102,6 +104,8 @@ class Stores(Slots):
             ValueError: the state is of such an optimizer, but not whole; nothing is changed then.
         """
         stored = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118 (h5 stores)
+        if stored:
+            graphs.check_runs_now("Loading", "a `tf.compat.v1.train.Saver` of `variables`")
         own = np.frombuffer(type(self).__name__.encode(), np.uint8)
         if not np.array_equal(name := stored.pop(CLASS_NAME, own), own):
             self._warn_unused(f"It is the state of {name.tobytes().decode(errors='replace')!r}")
