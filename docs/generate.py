@@ -160,7 +160,7 @@ def signature(cls):
 @functools.cache
 def table():
     """The table of `python -m tf_optim_ext`, without the column that depends on the machine."""
-    shown = [i for i, name in enumerate(__main__.HEADER) if name != "Lowering"]
+    shown = [i for i, name in enumerate(__main__.HEADER) if name != "Backend"]
     return [tuple(row[i] for i in shown) for row in [__main__.HEADER, *__main__.rows()]]
 
 

@@ -89,7 +89,7 @@ def rows_of(table):
 
 def report():
     """The table of `python -m tf_optim_ext`, without what depends on the machine."""
-    machine = __main__.HEADER.index("Lowering")
+    machine = __main__.HEADER.index("Backend")
     return [(*row[:machine], *row[machine + 1 :]) for row in [__main__.HEADER, *__main__.rows()]]
 
 

@@ -18,7 +18,7 @@ HEADER = (
     "Scalar state",
     "Passes over memory",
     "Sparse gradients",
-    "Lowering",
+    "Backend",
 )
 
 

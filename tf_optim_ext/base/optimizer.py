@@ -70,9 +70,9 @@ class Optimizer(Step):
             gets the decay of weights and slots that it missed, so that its slots are those of
             "exact"; what its momentum would have moved it is lost. For rules that treat rows alone,
             and "catch_up" for those whose slots only shrink without a gradient.
-        row_wise: whether the second moment is one number for each row (first axis) of a variable,
-            the mean over the row, as recommender systems keep it for embedding tables. For
-            optimizers with `row_wise_slots`.
+        row_wise: whether the second moment is a scalar for each row (first axis) of a variable, the
+            mean over the row, as recommender systems keep it for embedding tables. For
+            optimizers with a slot that is `row_wise`.
         stochastic_rounding: whether to round new weights of bfloat16 and float16 up or down at
             random, so that they are right on average; otherwise updates below half the distance
             of neighbouring numbers are lost. Results are reproducible, and independent of route
@@ -83,7 +83,7 @@ class Optimizer(Step):
         **kwargs: the subclass's hyperparameters and flags.
 
     Raises:
-        ValueError: an argument is outside of its range.
+        ValueError: an argument is outside its range.
         TypeError: an argument is unknown or missing.
     """
 
@@ -114,16 +114,20 @@ class Optimizer(Step):
             raise transforms.Unsupported(
                 "`row_wise` is not possible: there is nothing to keep by row"
             )
-        numbers = declaration.row_wise_slots if row_wise else ()
-        slots = [name for name in declaration.slots if name not in numbers]
-        own = (*declaration.variable_scalars, *numbers, *((LAST_STEP,) if catch_up else ()))
+        row_scalars = declaration.row_wise_slots if row_wise else ()
+        slots = [name for name in declaration.slots if name not in row_scalars]
+        variable_scalars = (
+            *declaration.variable_scalars,
+            *row_scalars,
+            *((LAST_STEP,) if catch_up else ()),
+        )
         flags = {**dict.fromkeys(transforms.FLAGS, False), **flags}
         return trace(
             functools.partial(transforms.complete, cls.rule, cls.stateful_decay),
             slots,
             (*transforms.HYPERPARAMETERS, *declaration.intervals, *declaration.computed),
             {**flags, "row_wise": row_wise, "catch_up": catch_up},
-            own,
+            variable_scalars,
             tuple(declaration.optimizer_scalars),
             by_row,
         )

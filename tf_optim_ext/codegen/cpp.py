@@ -4,7 +4,7 @@
 
 A program becomes one function per pass over memory, with one loop over the elements that the
 compiler vectorises, and one function per pass that computes, in double, the scalars the loop needs.
-The frame around them (formats, threads, order of reductions) is `csrc/driver.h`.
+The driver around them (formats, threads, order of reductions) is `csrc/driver.h`.
 """
 
 from tf_optim_ext.rule import Program, language
@@ -47,7 +47,7 @@ REDUCTIONS = {
     "reduce_max": ("max_strip", "max_of_lanes"),
     "global_sum": ("add_strip", "sum_of_lanes"),
 }
-# kMaxArrays, kMaxScalars, kMaxState and kMaxReductions in native/kernel.h.
+# kMaxArrays, kMaxScalars, kMaxState and kMaxReductions in csrc/kernel.h.
 MAX_ARRAYS, MAX_SCALARS, MAX_STATE, MAX_REDUCTIONS = 16, 64, 16, 8
 # The arrays of a variable do not overlap; a compiler gives up comparing the addresses of many.
 INDEPENDENT = "#pragma GCC ivdep"
@@ -95,7 +95,7 @@ class _Body:
             return _literal(node.data, "f" if self._ctype == "float" else "")
         operation = self._operations[node.op]
         if node.op in ("minimum", "maximum") and node.tensor:
-            # A bound that is one number takes fewer instructions.
+            # A scalar bound takes fewer instructions.
             if not nodes[node.args[0]].tensor:
                 operation = f"{node.op}_of({{1}}, {{0}})"
             elif not nodes[node.args[1]].tensor:
@@ -118,13 +118,13 @@ def _shared(program, indices, roots):
 
 def _handed_over(program, stage):
     """Scalars that the loop of a pass needs, in the order in which they are handed over."""
-    found = []
+    handed = []
     for i in program.needed(program.roots(stage)):
         for arg in program.nodes[i].args:
             node = program.nodes[arg]
-            if not node.tensor and node.op != "constant" and arg not in found:
-                found.append(arg)
-    return found
+            if not node.tensor and node.op != "constant" and arg not in handed:
+                handed.append(arg)
+    return handed
 
 
 def _scalars_function(program, stage):
@@ -237,7 +237,7 @@ def _pass_function(program, stage):
 
 
 def _blocks(program, stage, begin, end, lines):
-    """A loop over elements, in blocks, ahead of each of which memory is asked for."""
+    """A loop over elements, in blocks, each of which prefetches memory ahead of itself."""
     reads, writes = program.accesses(stage)
     fetched = [name for name in _array_names(program) if name in reads or name in writes]
     return [
@@ -270,7 +270,7 @@ def _check_limits(program, title):
     for count, limit, what in (
         (len(program.slots), MAX_ARRAYS - 2, "slots"),
         (scalars, MAX_SCALARS, "scalars in one pass"),
-        (len(program.state_scalars), MAX_STATE, "numbers as state"),
+        (len(program.state_scalars), MAX_STATE, "scalars as state"),
         (reductions, MAX_REDUCTIONS, "reductions"),
     ):
         if count > limit:

@@ -15,8 +15,7 @@ class Route:
 
     Attributes:
         kind: "native", "tensorflow"; "none" before the first step.
-        reason: of a native step, the instruction set of its kernels; otherwise why it is no native
-            one.
+        reason: the instruction set of the kernels if the step is native; why it is not, otherwise.
         inside_xla: whether a native step is part of an XLA program.
         compiled: whether a step of TensorFlow's ops is a function that XLA compiles.
     """
@@ -77,20 +76,20 @@ def _why_no_native_step():
     return "inside portable()" if _portable else native.why_not()
 
 
-def choose(program, on, is_sparse, lazy):
+def choose(program, targets, is_sparse, lazy):
     """The route of a step that is being traced or run now.
 
     Args:
         program: a `Program`.
-        on: the `Targets`.
+        targets: the `Targets`.
         is_sparse: whether some gradients are `tf.IndexedSlices`.
         lazy: whether rows without gradient are left alone then.
 
     Returns:
         A `Route`.
     """
-    route = choose_for(program, on.obstacle, is_sparse)
-    if route.is_native or not on.are_on_gpus or (lazy and is_sparse):
+    route = choose_for(program, targets.obstacle, is_sparse)
+    if route.is_native or not targets.are_on_gpus or (lazy and is_sparse):
         return route
     # Eagerly under a strategy, nothing remembers a compiled function.
     forgotten = tf.executing_eagerly() and tf.distribute.has_strategy()

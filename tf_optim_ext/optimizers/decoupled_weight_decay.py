@@ -225,9 +225,9 @@ def _name_of(base):
 
 
 def _of_name(name, custom_objects):
-    module, _, own = name.rpartition(".")
+    module, _, class_name = name.rpartition(".")
     if module == _KERAS:
-        return getattr(tf.keras.optimizers, own, None)
+        return getattr(tf.keras.optimizers, class_name, None)
     return tf.keras.utils.get_registered_object(name, custom_objects)
 
 

@@ -36,7 +36,8 @@ class Nadam(Optimizer):
                     + \frac{(1 - \mu_t) g_t}{1 - \prod_{i=1}^{t} \mu_i} \\
         w_t &= w_{t-1} - \gamma \frac{\hat m_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
-    The product is one number for all variables, kept in float64 (`scalars["momentum_product"]`).
+    The product is a scalar that all variables share, kept in float64
+    (`scalars["momentum_product"]`).
 
     Args:
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001.
