@@ -140,7 +140,7 @@ class DecoupledWeightDecayExtension(SelectiveWeightDecay):
         return config
 
 
-# A process that loads a model has not made the extended class yet: under this name Keras finds
+# A process that loads a model has not yet made the extended class: under this name Keras finds
 # `_Extended`, which makes it from what the configuration says.
 _NAME = "OptimizerWithDecoupledWeightDecay"
 _KERAS = "keras.optimizers"

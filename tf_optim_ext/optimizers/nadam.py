@@ -25,7 +25,7 @@ def nesterov_adam(w, g, s, h, psi):
 class Nadam(Optimizer):
     r"""Nadam as Keras has it: `Adam` with Nesterov momentum that rises within a hundred steps.
 
-    For whom trains with Keras' `Nadam` and wants the same numbers. `NAdamW` is the method of the
+    For those who train with Keras' `Nadam` and want the same results. `NAdamW` is the method of the
     literature.
 
     .. math::
