@@ -36,8 +36,8 @@ class ConditionalGradient(Optimizer):
         **kwargs: see `Optimizer`.
 
     Arguments and defaults are those of TensorFlow Addons. A gradient of zeros still moves the
-    weights: with the Frobenius norm, they shrink to :math:`\gamma` times themselves; with the nuclear
-    norm, they move to the corner of whatever singular vectors a matrix of zeros is given.
+    weights: with the Frobenius norm, they shrink to :math:`\gamma` times themselves; with the
+    nuclear norm, they move to the corner of whatever singular vectors a matrix of zeros is given.
 
     Reference:
         Ravi et al., *Constrained Deep Learning using Conditional Gradient and Applications in
