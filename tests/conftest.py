@@ -68,7 +68,14 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="of N long tests with parameters, run one; always the same ones",
+        help="of N long tests with parameters, run one",
+    )
+    parser.addoption(
+        "--part",
+        type=int,
+        default=0,
+        metavar="K",
+        help="which one of N, modulo N; all numbers from 0 to N - 1 are all tests",
     )
 
 
@@ -96,13 +103,13 @@ def pytest_collection_modifyitems(config, items):
     The arguments of that mark are the routes on which all optimizers are tested; default: any.
     """
     _mark_long(items)
-    count = config.getoption("--one-of")
+    count, part = config.getoption("--one-of"), config.getoption("--part")
     left_out = [
         item
         for item in items
         if hasattr(item, "callspec")
         and item.get_closest_marker("long")
-        and zlib.crc32(item.nodeid.encode()) % count
+        and (zlib.crc32(item.nodeid.encode()) - part) % count
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
