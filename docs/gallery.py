@@ -141,8 +141,8 @@ class Run:
 def make(name: str, rate: float):
     """An optimizer with all its defaults but the rate."""
     # Its learning rate is what is kept of the weights.
-    given = 1 - rate if name == "ConditionalGradient" else rate
-    return getattr(tf_optim_ext, name)(learning_rate=given, **ARGUMENTS.get(name, {}))
+    argument = 1 - rate if name == "ConditionalGradient" else rate
+    return getattr(tf_optim_ext, name)(learning_rate=argument, **ARGUMENTS.get(name, {}))
 
 
 def hutchinson(function: Function, point: np.ndarray, direction: np.ndarray) -> np.ndarray:

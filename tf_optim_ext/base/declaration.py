@@ -114,17 +114,17 @@ class Declaration:
 
     def __init__(self, cls):
         state = _collected(cls, "state", STATE)
-        numbers = _collected(cls, "hyperparameters", HYPERPARAMETERS)
+        declared = _collected(cls, "hyperparameters", HYPERPARAMETERS)
         self.slots = _of_kind(state, Slot)
         self.variable_scalars = _of_kind(state, VariableScalar)
         self.optimizer_scalars = _of_kind(state, OptimizerScalar)
         self.initial = {name: each.initial for name, each in state.items()}
-        self.intervals = {n: x.interval for n, x in _of_kind(numbers, Hyperparameter).items()}
-        self.computed = tuple(_of_kind(numbers, Computed))
-        self.derived = _of_kind(numbers, Derived)
-        self.flags = (*_of_kind(numbers, Boolean), *self.derived)
-        self.choices = {n: x.values for n, x in _of_kind(numbers, Choice).items()}
-        self.arguments = [*self.intervals, *self.choices, *_of_kind(numbers, Boolean)]
+        self.intervals = {n: x.interval for n, x in _of_kind(declared, Hyperparameter).items()}
+        self.computed = tuple(_of_kind(declared, Computed))
+        self.derived = _of_kind(declared, Derived)
+        self.flags = (*_of_kind(declared, Boolean), *self.derived)
+        self.choices = {n: x.values for n, x in _of_kind(declared, Choice).items()}
+        self.arguments = [*self.intervals, *self.choices, *_of_kind(declared, Boolean)]
 
     @property
     def row_wise_slots(self):

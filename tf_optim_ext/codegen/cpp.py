@@ -117,7 +117,7 @@ def _shared(program, indices, roots):
 
 
 def _handed_over(program, stage):
-    """Scalars that the loop of a pass needs, in the order in which they are handed over."""
+    """Scalars that the loop of a pass needs, in the order in which it takes them."""
     handed = []
     for i in program.needed(program.roots(stage)):
         for arg in program.nodes[i].args:

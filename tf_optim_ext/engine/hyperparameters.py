@@ -92,7 +92,7 @@ class VariableRate:
 class TracedNumbers:
     """What traced functions read, so that a number that is set later acts in them.
 
-    One variable holds all numbers of an optimizer. It is no part of the state: numbers are saved
+    One variable holds all numbers of an optimizer. It is not part of the state: numbers are saved
     with the configuration.
     """
 
