@@ -1,5 +1,6 @@
 """What the documentation says is true."""
 
+import collections
 import doctest
 import pathlib
 import re
@@ -61,10 +62,10 @@ def test_the_picture_is_of_committed_results():
 
 def test_no_two_files_differ_only_in_case():
     """Such pairs cannot be checked out on macOS and Windows."""
-    paths = [str(p.relative_to(ROOT)) for p in ROOT.rglob("*")]
-    paths = [p for p in paths if not p.startswith(".") and "__pycache__" not in p]
-    lower = [p.lower() for p in paths]
-    assert sorted(p for p in paths if lower.count(p.lower()) > 1) == []
+    visible = [path for path in ROOT.iterdir() if not path.name.startswith(".")]
+    paths = {str(path) for each in visible for path in (each, *each.rglob("*"))}
+    count = collections.Counter(map(str.lower, paths))
+    assert sorted(path for path in paths if count[path.lower()] > 1) == []
 
 
 @pytest.mark.parametrize("cls", optimizers.ALL, ids=lambda cls: cls.__name__)
