@@ -128,11 +128,10 @@ def many_variables(repeats: int) -> list[Row]:
 
 
 def _updates(name: str, optimizer, gradients: list, variables: list) -> dict[str, timing.Way]:
-    function = tf.function(lambda gradients: optimizer.apply(gradients, variables))
-    return {
-        f"{name}, eager": lambda: optimizer.apply(gradients, variables),
-        f"{name}, tf.function": lambda: function(gradients),
-    }
+    def update() -> None:
+        optimizer.apply(gradients, variables)
+
+    return {f"{name}, eager": update, f"{name}, tf.function": tf.function(update)}
 
 
 def resnet50() -> Iterator[tuple[int, ...]]:
