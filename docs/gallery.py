@@ -141,8 +141,8 @@ class Run:
 def make(name: str, rate: float):
     """An optimizer with all its defaults but the rate."""
     # Its learning rate is what is kept of the weights.
-    given = 1 - rate if name == "ConditionalGradient" else rate
-    return getattr(tf_optim_ext, name)(learning_rate=given, **ARGUMENTS.get(name, {}))
+    argument = 1 - rate if name == "ConditionalGradient" else rate
+    return getattr(tf_optim_ext, name)(learning_rate=argument, **ARGUMENTS.get(name, {}))
 
 
 def hutchinson(function: Function, point: np.ndarray, direction: np.ndarray) -> np.ndarray:
@@ -186,31 +186,31 @@ def best(name: str, function: Function, steps: int = STEPS, rates: tuple = RATES
     """
     if name == "ConditionalGradient":
         rates = tuple(rate for rate in rates if rate < 1)
-    found = min((run(name, function, rate, steps) for rate in rates), key=lambda r: r.loss)
-    if not np.isfinite(found.loss):
+    best_run = min((run(name, function, rate, steps) for rate in rates), key=lambda r: r.loss)
+    if not np.isfinite(best_run.loss):
         raise ValueError(
             f"{name} leaves the panel on {function.title} with every rate of {rates}: "
             "add lower ones."
         )
-    return found
+    return best_run
 
 
-def panel(axis, name: str, function: Function, found: Run) -> None:
+def panel(axis, name: str, function: Function, best_run: Run) -> None:
     left, right, bottom, top = function.window
     x, y = np.meshgrid(np.linspace(left, right, 160), np.linspace(bottom, top, 160))
     values = np.log10(function.value(x, y) + 1e-3)
     axis.contour(x, y, values, levels=np.arange(-2, 4.5, 0.6), colors="0.75", linewidths=0.5)
-    averaged = found.averages is not None
-    axis.plot(*found.path.T, color="#e8a27c" if averaged else "#c0392b", linewidth=0.9)
-    shown = found.averages if averaged else found.path
+    averaged = best_run.averages is not None
+    axis.plot(*best_run.path.T, color="#e8a27c" if averaged else "#c0392b", linewidth=0.9)
+    shown = best_run.averages if averaged else best_run.path
     if averaged:
         axis.plot(*shown.T, color="#c0392b", linewidth=1.3)
     axis.plot(*function.minimum, "*", color="#1f618d", markersize=8)
     axis.plot(*function.start, "o", color="white", markeredgecolor="black", markersize=4)
     axis.plot(*shown[-1], "o", color="black", markersize=3.5)
     axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
-    rate = f"1 - {found.rate:g}" if name == "ConditionalGradient" else f"{found.rate:g}"
-    axis.set_title(f"{name}\nrate {rate}, loss {found.loss:.2g}", fontsize=8, pad=3)
+    rate = f"1 - {best_run.rate:g}" if name == "ConditionalGradient" else f"{best_run.rate:g}"
+    axis.set_title(f"{name}\nrate {rate}, loss {best_run.loss:.2g}", fontsize=8, pad=3)
 
 
 def draw(function: Function, path: pathlib.Path) -> None:

@@ -55,9 +55,17 @@ def plain(text):
     return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
+def file_name(cls):
+    """The file of an optimizer's page: its name, or its module's where two names are equal but for
+    case, as not all file systems tell such files apart."""
+    namesakes = [c for c in optimizers.ALL if c.__name__.lower() == cls.__name__.lower()]
+    is_first = namesakes[0] is cls
+    return f"{cls.__name__ if is_first else cls.__module__.rpartition('.')[2]}.md"
+
+
 def inline(text, page=None):
-    """Text with maths, code and names of optimizers; those are links, but on their own page."""
-    names = {cls.__name__: f"{cls.__name__}.md" for cls in optimizers.ALL} | {"Optimizer": COMMON}
+    """Text with maths, code and names of optimizers, which are links except on their own page."""
+    names = {cls.__name__: file_name(cls) for cls in optimizers.ALL} | {"Optimizer": COMMON}
     parts, end = [], 0
     for span in SPAN.finditer(text):
         before = text[end : span.start()]
@@ -77,15 +85,15 @@ def inline(text, page=None):
 
 def chunks(text):
     """Paragraphs; an indented block, blank lines included, belongs to the line that opens it."""
-    found, opened = [], False
+    blocks, opened = [], False
     for paragraph in re.split(r"\n\s*\n", text):
         if opened and paragraph.startswith(" "):
-            found[-1] += f"\n\n{paragraph}"
+            blocks[-1] += f"\n\n{paragraph}"
             continue
-        found.append(paragraph)
+        blocks.append(paragraph)
         first = paragraph.split("\n")[0]
         opened = first.startswith(".. ") or SECTION.fullmatch(first) or paragraph.endswith("::")
-    return found
+    return blocks
 
 
 def sections(docstring):
@@ -118,11 +126,11 @@ def listing(text, page=None):
     """Entries `name: what it is`, continued by indented lines, as a list."""
     items = []
     for entry in re.split(r"\n(?=\S)", text):
-        found = ENTRY.fullmatch(entry)
-        if not found:
+        match = ENTRY.fullmatch(entry)
+        if not match:
             raise ValueError(f"not of the form `name: what it is`: {entry!r}")
-        names = ", ".join(f"`{name}`" for name in found[1].split(", "))
-        what = textwrap.indent(inline(cleandoc(found[2]), page), "  ").strip()
+        names = ", ".join(f"`{name}`" for name in match[1].split(", "))
+        what = textwrap.indent(inline(cleandoc(match[2]), page), "  ").strip()
         items.append(f"- {names}: {what}")
     return "\n".join(items)
 
@@ -152,15 +160,18 @@ def signature(cls):
 @functools.cache
 def table():
     """The table of `python -m tf_optim_ext`, without the column that depends on the machine."""
-    shown = [i for i, name in enumerate(__main__.HEADER) if name != "Lowering"]
+    shown = [i for i, name in enumerate(__main__.HEADER) if name != "Backend"]
     return [tuple(row[i] for i in shown) for row in [__main__.HEADER, *__main__.rows()]]
+
+
+def markdown(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def facts(cls):
     header, *rows = table()
-    rows = [row for row in rows if row[0].split(" (")[0] == cls.__name__]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(header, [row for row in rows if row[0].split(" (")[0] == cls.__name__])
 
 
 def page(source, title, *parts):
@@ -170,36 +181,47 @@ def page(source, title, *parts):
 
 def optimizer_page(cls):
     name, path = cls.__name__, f"{cls.__module__.replace('.', '/')}.py"
-    text = convert(cls.__doc__, f"{name}.md")
+    text = convert(cls.__doc__, file_name(cls))
     links = f"[Common arguments]({COMMON}) · [Source](../../{path}) · [All optimizers](README.md)"
     return page(name, name, signature(cls), text, "## Facts", facts(cls), links)
 
 
 def common_page():
-    found = dict(sections(Optimizer.__doc__))
-    arguments = found["Args"].split("\n**kwargs:")[0]
+    parts = dict(sections(Optimizer.__doc__))
+    arguments = parts["Args"].split("\n**kwargs:")[0]
     text = "Every optimizer takes these; where one differs, its own page says so."
-    raises = ["## Raises", listing(found["Raises"], COMMON)]
+    raises = ["## Raises", listing(parts["Raises"], COMMON)]
     links = "[All optimizers](README.md)"
     return page("Optimizer", "Common arguments", text, listing(arguments, COMMON), *raises, links)
 
 
 def index_page():
-    lines = ["| Optimizer | What it is |", "| --- | --- |"]
+    rows = []
     for cls in optimizers.ALL:
         summary = inline(" ".join(next(sections(cls.__doc__))[1].split())).replace("|", r"\|")
-        lines.append(f"| [{cls.__name__}]({cls.__name__}.md) | {summary} |")
-    text = (
-        f"Arguments that all of them have: [common arguments]({COMMON}). "
-        "Their paths over functions of two numbers: [gallery](../gallery.md)."
+        rows.append((f"[{cls.__name__}]({file_name(cls)})", summary))
+    intro = (
+        f"All of them also take the [common arguments]({COMMON}). "
+        "[Gallery](../gallery.md): their paths over functions of two numbers. "
+        "[Learning curves](../learning-curves.md): how they train small networks, equally tuned."
     )
-    return page("each optimizer", "Optimizers", text, "\n".join(lines))
+    state = (
+        "Slots have the shape of the weights and are float32, or float64 for float64 weights; "
+        "scalar state is float64. *Passes* are those of the native step over memory: what needs "
+        "norms takes two. *Sparse gradients* are explained [here](../sparse-gradients.md). "
+        "`python -m tf_optim_ext` prints this table with the backend that each one has on your "
+        "machine."
+    )
+    parts = [intro, markdown(("Optimizer", "What it is"), rows)]
+    header, *rows = table()
+    parts += ["## State and cost", state, markdown(header, rows)]
+    return page("each optimizer", "Optimizers", *parts)
 
 
 def pages():
     """A dict from the file names of the pages to their texts."""
-    found = {f"{cls.__name__}.md": optimizer_page(cls) for cls in optimizers.ALL}
-    return {**found, COMMON: common_page(), "README.md": index_page()}
+    of_optimizers = {file_name(cls): optimizer_page(cls) for cls in optimizers.ALL}
+    return {**of_optimizers, COMMON: common_page(), "README.md": index_page()}
 
 
 def main(arguments=(), folder=PAGES):

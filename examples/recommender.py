@@ -150,8 +150,8 @@ class TwoTowers(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         # Popular movies are among the negatives more often, for which the frequency makes up.
         scores = y_pred - x["log_frequency"]
-        own = tf.range(tf.shape(scores)[0])
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(own, scores)
+        positions = tf.range(tf.shape(scores)[0])
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(positions, scores)
         return tf.reduce_mean(losses)
 
 
@@ -282,8 +282,8 @@ def main(argv: list[str]) -> None:
     chance = recall(np.random.default_rng(FLAGS.seed).random(ratings.seen.shape), ratings)
     console.print(f"the most popular movies: {100 * popular:.1f} %, random: {100 * chance:.1f} %")
     for run in runs:
-        found = f"{run.name} reached a recall of {run.recall:.3f}"
-        check(run.recall > popular, f"{found}, a list of popular movies {popular:.3f}")
+        reached = f"{run.name} reached a recall of {run.recall:.3f}"
+        check(run.recall > popular, f"{reached}, a list of popular movies {popular:.3f}")
     exact, lazy = runs[:2]
     worse = f"lazy reached a recall of {lazy.recall:.3f}, exact {exact.recall:.3f}"
     check(lazy.recall >= WANTED_PART * exact.recall, worse)

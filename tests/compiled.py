@@ -81,7 +81,7 @@ class Library:
                 by row as arrays with a number for each row.
 
         Returns:
-            Dict of the new values of the state that is numbers.
+            Dict of the new values of the scalar state.
         """
         assert len(arrays) == 2 + len(program.slots)
         assert all(a.flags.c_contiguous and a.shape == arrays[0].shape for a in arrays)

@@ -143,7 +143,7 @@ def _native_routes():
 
 
 POSSIBLE = _native_routes()
-# "xla" is the TensorFlow route inside of XLA; "native xla" the native one.
+# "xla" is the TensorFlow route under XLA; "native xla" the native one.
 ROUTES = ("tensorflow", "xla", "native xla", *INSTRUCTION_SETS)
 BEST = POSSIBLE[-1] if POSSIBLE else "tensorflow"
 
@@ -203,6 +203,6 @@ def native_only():
 
 @pytest.fixture
 def native_inside_xla():
-    """Skips a test that is about native steps inside of XLA where there are none."""
+    """Skips a test that is about native steps under XLA where there are none."""
     if reason := tf_optim_ext.native.why_not_inside_xla():
         pytest.skip(reason)

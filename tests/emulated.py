@@ -14,7 +14,7 @@ from tf_optim_ext import build
 from tf_optim_ext.backends import native
 from tf_optim_ext.backends.native import cuda, nvrtc
 from tf_optim_ext.codegen import cuda as lowering
-from tf_optim_ext.engine import targets
+from tf_optim_ext.engine import route, targets
 
 HERE = pathlib.Path(__file__).parent
 KERNEL = re.compile(r'extern "C" __global__ void (?:\S+ )?(\w+)\(const __grid_constant__ (\w+)')
@@ -97,7 +97,8 @@ def emulate(monkeypatch, large_tables=False):
     monkeypatch.setattr(targets.Targets, "are_on_gpus", True)
     monkeypatch.setattr(targets.Targets, "obstacle", "weights on GPU:0")
     monkeypatch.setattr(targets, "elsewhere", lambda device: "weights on GPU:0")
-    monkeypatch.setattr(targets, "is_gpu", lambda device: True)
+    for module in (targets, route):
+        monkeypatch.setattr(module, "is_gpu", lambda device: True)
     monkeypatch.setattr(native, "why_not_on_gpu", lambda device: None)
     monkeypatch.setattr(cuda, "_architecture", lambda device: (90, None))
     monkeypatch.setattr(cuda, "_takes_large_tables", lambda: large_tables)

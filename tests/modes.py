@@ -10,7 +10,7 @@ from conftest import portable
 RATE = 0.1
 MOMENTS = {"learning_rate": RATE, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}
 
-# The last is the TensorFlow route inside of XLA.
+# The last is the TensorFlow route under XLA.
 MODES = ("eager", "function", "xla", "portable xla")
 modes = pytest.mark.parametrize("mode", MODES)
 

@@ -60,7 +60,7 @@ def run(program, arrays, h=None):
 
 
 def step(program, weights, gradients, slots, scalars):
-    """Runs a program without single numbers natively over handles."""
+    """Runs a program without scalar state natively over handles."""
     members = list(range(len(weights)))
     native.step(program, targets.Group("", members, weights, slots, []), gradients, scalars)
 

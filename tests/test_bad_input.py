@@ -194,15 +194,15 @@ class TestOtherCalls:
             optimizer.apply(make_gradients(0)[:1])
 
     @pytest.mark.parametrize("portable", [False, True])
-    @pytest.mark.parametrize("frame", [{"gradient_accumulation_steps": 2}, {"clipnorm": 1.0}])
-    def test_shape_known_only_when_the_graph_runs(self, portable, frame):
-        self.check_late_shape(ADAM, portable, frame)
+    @pytest.mark.parametrize("options", [{"gradient_accumulation_steps": 2}, {"clipnorm": 1.0}])
+    def test_shape_known_only_when_the_graph_runs(self, portable, options):
+        self.check_late_shape(ADAM, portable, options)
 
     def test_shape_known_only_when_the_graph_runs_for_every_optimizer(self, entry):
-        self.check_late_shape(entry, portable=True, frame={})
+        self.check_late_shape(entry, portable=True, options={})
 
-    def check_late_shape(self, entry, portable, frame):
-        optimizer, variables = entry.make(**frame), make_variables("tf")
+    def check_late_shape(self, entry, portable, options):
+        optimizer, variables = entry.make(**options), make_variables("tf")
         train(optimizer, variables, 1)
 
         @tf.function(input_signature=[tf.TensorSpec(None, tf.float32)] * len(variables))
@@ -221,7 +221,7 @@ class TestOtherCalls:
         ):
             step(*wrong)
         step(*gradients)
-        other, expected = entry.make(**frame), make_variables("tf")
+        other, expected = entry.make(**options), make_variables("tf")
         train(other, expected, 2)
         assert_close(variables, expected)
 

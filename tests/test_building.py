@@ -10,7 +10,7 @@ from common import arrays, make_variables, same, train
 import tf_optim_ext
 
 ADAM = registry.BY_NAME["Adam"]
-FRAME = {"use_ema": True, "gradient_accumulation_steps": 2}
+OPTIONS = {"use_ema": True, "gradient_accumulation_steps": 2}
 
 
 def round_trip(optimizer, other, variables):
@@ -39,7 +39,7 @@ class TestAgain:
     @pytest.mark.family
     def test_other_variables(self, entry):
         """Those that stay keep their state, the others' is dropped."""
-        optimizer, variables = entry.make(**FRAME), make_variables()
+        optimizer, variables = entry.make(**OPTIONS), make_variables()
         train(optimizer, variables[:2])
         names = optimizer.get_slot_names()
         kept = [np.array(optimizer.get_slot(variables[1], name)) for name in names]
@@ -51,7 +51,7 @@ class TestAgain:
             with pytest.raises(KeyError):
                 optimizer.get_slot(variables[0], name)
         assert len(optimizer.variables) == len({v.path for v in optimizer.variables})
-        fresh = entry.make(**FRAME)
+        fresh = entry.make(**OPTIONS)
         fresh.build(others)
         assert len(fresh.variables) == len(optimizer.variables)
         store = {}
@@ -109,8 +109,8 @@ class TestVariablesThatAreNotUpdated:
     @pytest.mark.family
     @pytest.mark.parametrize("kind", ["tf", "keras"])
     def test_integers_without_gradient(self, entry, kind):
-        optimizer, variables = entry.make(**FRAME), make_variables(kind)
-        expected, others = entry.make(**FRAME), make_variables(kind)
+        optimizer, variables = entry.make(**OPTIONS), make_variables(kind)
+        expected, others = entry.make(**OPTIONS), make_variables(kind)
         all_variables = [variables[0], integers(kind), *variables[1:]]
         for step in range(4):
             gradients = [tf.constant(np.full(v.shape, step + 1.0, np.float32)) for v in variables]
@@ -119,7 +119,7 @@ class TestVariablesThatAreNotUpdated:
                 optimizer.apply_gradients(zip([gradients[0], None, *gradients[1:]], all_variables))
         assert same(arrays(variables), arrays(others))
         assert same(optimizer.get_weights(), expected.get_weights())
-        round_trip(optimizer, entry.make(**FRAME), all_variables)
+        round_trip(optimizer, entry.make(**OPTIONS), all_variables)
 
     def test_in_fit(self):
         class Counting(keras.layers.Dense):

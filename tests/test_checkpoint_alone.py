@@ -10,7 +10,7 @@ from common import arrays, make_variables, same, train
 import tf_optim_ext
 
 ADAM = registry.BY_NAME["Adam"]
-FRAME = {"use_ema": True, "gradient_accumulation_steps": 2}
+OPTIONS = {"use_ema": True, "gradient_accumulation_steps": 2}
 WHEN = ("before build", "after build", "after steps")
 
 
@@ -53,7 +53,7 @@ class TestRestore:
 
     @pytest.mark.parametrize("when", WHEN)
     def test_with_options(self, when, tmp_path):
-        check_restore(ADAM, when, "keras", tmp_path, **FRAME)
+        check_restore(ADAM, when, "keras", tmp_path, **OPTIONS)
 
     @pytest.mark.parametrize("when", WHEN)
     def test_row_wise(self, when, tmp_path):

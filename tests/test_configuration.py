@@ -200,8 +200,8 @@ class TestLearningRate:
             calls.append(0)
             return 0.01
 
-        frame = {"use_ema": True, "weight_decay": 0.1, "clipnorm": 1.0}
-        train(entry.make(learning_rate=rate, **frame), make_variables(), 4)
+        options = {"use_ema": True, "weight_decay": 0.1, "clipnorm": 1.0}
+        train(entry.make(learning_rate=rate, **options), make_variables(), 4)
         assert len(calls) == 4
 
     def test_callable_reads_a_variable_in_a_function(self):
@@ -439,8 +439,8 @@ class TestCopies:
         assert_close(clone.variables, optimizer.variables)
 
     def check_copy(self, entry, make_copy):
-        frame = {"weight_decay": 0.3, "use_ema": True, "gradient_accumulation_steps": 2}
-        optimizer, variables = entry.make(**frame), make_variables()
+        options = {"weight_decay": 0.3, "use_ema": True, "gradient_accumulation_steps": 2}
+        optimizer, variables = entry.make(**options), make_variables()
         optimizer.exclude_from_weight_decay(var_list=variables[1:2])
         train(optimizer, variables)
         clone, others = make_copy(optimizer), make_variables()
@@ -506,15 +506,15 @@ class TestSubclass:
         train(optimizer, make_variables())
         assert str(optimizer.route) == "tensorflow: the rule is not in the native library"
 
-    def test_frame_comes_with_it(self):
-        frame = {
+    def test_options_come_with_it(self):
+        options = {
             "weight_decay": 0.5,
             "use_ema": True,
             "clipvalue": 1.0,
             "gradient_accumulation_steps": 2,
         }
         variable = tf.Variable([8.0])
-        optimizer = Signed(0.5, rho=0.25, biased=True, **frame)
+        optimizer = Signed(0.5, rho=0.25, biased=True, **options)
         for gradient in (40.0, 20.0):
             optimizer.apply_gradients([(tf.constant([gradient]), variable)])
         # 8 - 0.5 * 0.5 * 8 - 0.5; the mean is 0.25 * 1 + 0.75 * clip(30).

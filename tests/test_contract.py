@@ -1,7 +1,7 @@
 """The optimizer contract: what each call does.
 
 What calls answer to bad input is in `test_bad_input.py`, construction and configuration are in
-`test_configuration.py`, clipping, averages and the like in `test_frame.py`.
+`test_configuration.py`, clipping, averages and the like in `test_transforms.py`.
 """
 
 import concurrent.futures
@@ -211,8 +211,8 @@ class TestWeights:
     @has_twin
     def test_order_and_paths_are_those_of_keras(self, entry):
         # What is saved by position, and `get_weights`, may come from one and go to the other.
-        for frame in ({}, {"use_ema": True}, {"gradient_accumulation_steps": 2}):
-            ours, theirs = entry.make(**frame, name="o"), keras_twin(entry, **frame, name="o")
+        for options in ({}, {"use_ema": True}, {"gradient_accumulation_steps": 2}):
+            ours, theirs = entry.make(**options, name="o"), keras_twin(entry, **options, name="o")
             variables = make_variables()
             for optimizer in (ours, theirs):
                 optimizer.build(variables)
@@ -408,9 +408,9 @@ class TestApplyGradients:
         assert same(arrays(variables), arrays(expected))
 
     def test_update_step(self, entry):
-        # What Keras calls for one variable; it has no frame, so no step is counted.
+        # What Keras calls for one variable; it counts no step.
         if entry.cls.declaration().optimizer_scalars:
-            pytest.skip("what is one number for all variables advances with each of them")
+            pytest.skip("scalar state of all variables advances with each of them")
         optimizer, variables = entry.make(), make_variables("tf")
         other, expected = entry.make(), make_variables("tf")
         optimizer.build(variables)

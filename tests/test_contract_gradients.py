@@ -128,16 +128,16 @@ class TestSparse:
                 optimizer.apply_gradients(pairs)
         train(optimizer, [first, second])
 
-    @pytest.mark.parametrize("frame", [{}, {"gradient_accumulation_steps": 2, "use_ema": True}])
+    @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2, "use_ema": True}])
     @pytest.mark.parametrize("portable", [False, True])
-    def test_index_out_of_range_in_a_function(self, portable, frame):
-        self.check_late_index(ADAM, portable, frame)
+    def test_index_out_of_range_in_a_function(self, portable, options):
+        self.check_late_index(ADAM, portable, options)
 
     def test_index_out_of_range_in_a_function_for_every_optimizer(self, entry):
-        self.check_late_index(entry, portable=True, frame={})
+        self.check_late_index(entry, portable=True, options={})
 
-    def check_late_index(self, entry, portable, frame):
-        optimizer = entry.make(**frame)
+    def check_late_index(self, entry, portable, options):
+        optimizer = entry.make(**options)
         first, second = (tf.Variable(np.ones((5, 3), np.float32)) for _ in range(2))
         train(optimizer, [first, second], 1)
 

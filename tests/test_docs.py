@@ -1,5 +1,6 @@
 """What the documentation says is true."""
 
+import collections
 import doctest
 import pathlib
 import re
@@ -8,9 +9,8 @@ import runpy
 import pytest
 
 import tf_optim_ext
-from tf_optim_ext import __main__, catalogue, optimizers
+from tf_optim_ext import __main__, build, catalogue, optimizers
 from tf_optim_ext.backends import native
-from tf_optim_ext.codegen import cpp
 from tf_optim_ext.engine import route
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -42,9 +42,30 @@ def test_readme_has_an_example_of_each_use():
         assert call in text
 
 
-def test_readme_table_is_the_generated_one(native_only):
-    table = re.search(r"<!-- optimizers: .*? -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
-    assert table.group(1) == __main__.markdown()
+def test_readme_groups_every_optimizer_once():
+    section = README.split("\n## Optimizers\n")[1].split("\n## ")[0]
+    groups = re.findall(r"^- \*\*.*?\*\*: (.*(?:\n  .*)*)", section, re.MULTILINE)
+    names = re.findall(r"`(\w+)`", "\n".join(groups))
+    assert len(groups) == 10
+    assert sorted(names) == sorted(cls.__name__ for cls in optimizers.ALL)
+
+
+def test_the_picture_is_of_committed_results():
+    panels = runpy.run_path(str(ROOT / "docs" / "speedups.py"))["ratios"]()
+    whole, step = panels.values()
+    assert len(whole) == 5 and len(step) == 3
+    assert all(0.5 < ratio < 200 for ratio in (*whole.values(), *step.values()))
+    assert "](docs/speedups.png)" in README
+    assert f"{step['eager']:.0f} times faster" in " ".join(README.split())
+    assert f"There are {len(optimizers.ALL)} optimizers" in " ".join(README.split())
+
+
+def test_no_two_files_differ_only_in_case():
+    """Such pairs cannot be checked out on macOS and Windows."""
+    visible = [path for path in ROOT.iterdir() if not path.name.startswith(".")]
+    paths = {str(path) for each in visible for path in (each, *each.rglob("*"))}
+    count = collections.Counter(map(str.lower, paths))
+    assert sorted(path for path in paths if count[path.lower()] > 1) == []
 
 
 @pytest.mark.parametrize("cls", optimizers.ALL, ids=lambda cls: cls.__name__)
@@ -83,7 +104,7 @@ def test_report(capsys):
 
 
 def test_emitted_source_can_be_printed(capsys):
-    cpp.main(["Lamb"])
+    build.print_source(["Lamb"])
     printed = capsys.readouterr().out
     assert "pass1" in printed
     assert "AdamW" not in printed

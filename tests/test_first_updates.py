@@ -35,7 +35,7 @@ def unset_slots(entry):
 
 UNSET = [e for e in registry.ENTRIES if unset_slots(e)]
 unset = pytest.mark.parametrize("entry", UNSET, ids=lambda e: e.name)
-# State that is one number for all variables would depend on the gradients of the others.
+# Scalar state of all variables would depend on the gradients of the others.
 alone = pytest.mark.parametrize("entry", [e for e in UNSET if not e.is_joint], ids=lambda e: e.name)
 
 

@@ -1,4 +1,4 @@
-"""Native steps inside of XLA on a CPU: equal to those outside, to the last bit."""
+"""Native steps under XLA on a CPU: equal to those outside, to the last bit."""
 
 import keras
 import numpy as np

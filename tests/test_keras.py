@@ -90,8 +90,8 @@ class TestFit:
         assert_close(model.variables, expected.variables, **TOLERANCE)
 
     @pytest.mark.parametrize("mode", [{}, {"jit_compile": True}, {"run_eagerly": True}])
-    def test_frame_in_every_mode(self, mode):
-        frame = {
+    def test_options_in_every_mode(self, mode):
+        options = {
             "weight_decay": 0.1,
             "global_clipnorm": 0.3,
             "use_ema": True,
@@ -99,8 +99,8 @@ class TestFit:
             "ema_overwrite_frequency": 2,
             "gradient_accumulation_steps": 2,
         }
-        model = fit(ADAM.make(**frame), **mode)
-        alone, reference = ADAM.make(**frame), make_model()
+        model = fit(ADAM.make(**options), **mode)
+        alone, reference = ADAM.make(**options), make_model()
         for _ in range(2):
             for i in range(0, len(X), 4):
                 x, y = X[i : i + 4], Y[i : i + 4]
@@ -360,8 +360,8 @@ class TestLoops:
         self.check_traces(ADAM, jit_compile=True)
 
     def check_traces(self, entry, jit_compile):
-        frame = {"use_ema": True, "gradient_accumulation_steps": 2, "clipnorm": 1.0}
-        optimizer, variables = entry.make(**frame), make_variables(shapes=SHAPES[:2])
+        options = {"use_ema": True, "gradient_accumulation_steps": 2, "clipnorm": 1.0}
+        optimizer, variables = entry.make(**options), make_variables(shapes=SHAPES[:2])
         counts = []
         step = tf.function(self.make_step(optimizer, variables, counts), jit_compile=jit_compile)
         step(tf.constant(0.0))

@@ -240,7 +240,7 @@ class TestSpecialValues:
                 np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-class TestNumPyLowering:
+class TestNumPyBackend:
     @pytest.mark.family
     def test_equals_the_reference(self, entry):
         weights, gradients = zip(*map(initial_and_gradients, SHAPES))

@@ -130,7 +130,7 @@ def library(tmp_path_factory):
 
 
 def _zeros(program, w):
-    """The state that is numbers, before the first step."""
+    """The scalar state, before the first step."""
     shape = w.shape[:1] if program.by_row else ()
     return {name: np.zeros(shape)[()] for name in program.state_scalars}
 
@@ -247,7 +247,7 @@ def assert_equal(actual, expected, tolerance, what):
 
 
 class TestOperations:
-    # powf, expf and logf of the C library and of Eigen are off by a few units in the last place,
+    # powf, expf and logf of the C library and of Eigen are off by a few ulps,
     # and Eigen's, at the ends of the range, by some more.
     TOLERANCE = 1e-6
 
@@ -380,7 +380,7 @@ class TestOperations:
         np.testing.assert_array_equal(runner.values["w"], g)
 
 
-class TestNumPyLowering:
+class TestNumPyBackend:
     def test_computes_in_float64_and_leaves_its_arguments_alone(self):
         program = OTHERS["average"]
         w, g = np.ones(3, np.float32), np.full(3, 1 / 3, np.float32)

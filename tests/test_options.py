@@ -391,7 +391,7 @@ class TestDecoupledWeightDecay:
         assert optimizer._decays(variables[1]), "for that call only"
 
     @pytest.mark.parametrize("name", BASES)
-    def test_exempt_variables(self, name):
+    def test_excluded_variables(self, name):
         optimizer = self.make(name, exclude_from_weight_decay=["bias", "sc.le"])
         variables, gradients = make_variables(), steps_of(3)
         for own in gradients:

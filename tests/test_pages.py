@@ -69,11 +69,11 @@ def test_pages_on_disk_are_the_generated_ones():
 
 @each_optimizer
 def test_page_says_what_it_must(cls):
-    text = PAGES[f"{cls.__name__}.md"]
+    text = PAGES[generate.file_name(cls)]
     assert f"\n# {cls.__name__}\n" in text
     assert f"```python\ntf_optim_ext.{cls.__name__}(" in text
-    others = "|".join(other.__name__ for other in optimizers.ALL if other is not cls)
-    assert "```math\n" in text or re.search(rf"\]\(({others})\.md\)", text)
+    others = [generate.file_name(other) for other in optimizers.ALL if other is not cls]
+    assert "```math\n" in text or any(f"]({other})" in text for other in others)
     for name in (*cls.declaration().intervals, "learning_rate", "weight_decay"):
         assert f"- `{name}`" in text, name
     reference = re.search(r"\n## References\n\n(.*?)\n\n## ", text, re.DOTALL).group(1)
@@ -82,21 +82,33 @@ def test_page_says_what_it_must(cls):
     assert f"(../../{cls.__module__.replace('.', '/')}.py)" in text
 
 
+def rows_of(table):
+    header, _, *rows = [tuple(line.strip("| ").split(" | ")) for line in table.split("\n")]
+    return [header, *rows]
+
+
+def report():
+    """The table of `python -m tf_optim_ext`, without what depends on the machine."""
+    machine = __main__.HEADER.index("Backend")
+    return [(*row[:machine], *row[machine + 1 :]) for row in [__main__.HEADER, *__main__.rows()]]
+
+
 @each_optimizer
 def test_facts_are_those_of_the_report(cls):
-    _, rest = PAGES[f"{cls.__name__}.md"].split("\n## Facts\n\n")
-    lines = [tuple(line.strip("| ").split(" | ")) for line in rest.split("\n\n")[0].split("\n")]
-    machine = __main__.HEADER.index("Lowering")
-    of_class = [row for row in __main__.rows() if re.fullmatch(rf"{cls.__name__}( \(.*)?", row[0])]
+    _, rest = PAGES[generate.file_name(cls)].split("\n## Facts\n\n")
+    header, *rows = report()
+    of_class = [row for row in rows if re.fullmatch(rf"{cls.__name__}( \(.*)?", row[0])]
     assert of_class
-    for line, row in zip(lines, [__main__.HEADER, None, *of_class]):
-        assert row is None or line == (*row[:machine], *row[machine + 1 :])
-    assert len(lines) == len(of_class) + 2
+    assert rows_of(rest.split("\n\n")[0]) == [header, *of_class]
+
+
+def test_index_has_the_whole_report():
+    assert rows_of(PAGES["README.md"].strip().rpartition("\n\n")[2]) == report()
 
 
 @each_optimizer
 def test_index_names_every_optimizer(cls):
-    assert f"| [{cls.__name__}]({cls.__name__}.md) | " in PAGES["README.md"]
+    assert f"| [{cls.__name__}]({generate.file_name(cls)}) | " in PAGES["README.md"]
 
 
 @pytest.mark.parametrize(
@@ -285,9 +297,9 @@ def test_migration_names_what_keras_has(name):
 
     if name.endswith("MultiOptimizer"):
         pytest.importorskip("keras.src.optimizers.multi_optimizer", reason="in Keras since 3.15")
-    found = keras
+    value = keras
     for part in name.split(".")[1:]:
-        found = getattr(found, part)
+        value = getattr(value, part)
 
 
 def _recipe(name, tmp_path):

@@ -34,7 +34,7 @@ by_layerwise = pytest.mark.parametrize("name", LAYERWISE)
 
 
 def exclude(optimizer, variables, kind):
-    """Exempts the bias from decay, and the kernel from adaptation."""
+    """Excludes the bias from decay, and the kernel from adaptation."""
     if kind == "regex":
         optimizer.exclude_from_weight_decay(var_names=["bi.s"])
         optimizer.exclude_from_layer_adaptation(var_names=["^kernel"])
@@ -293,8 +293,8 @@ class TestNuclearNorm:
             optimizer.apply_gradients(zip(gradients, variables))
             assert_close(variables, [v["weights"][i] for v in recorded], rtol=1e-5, atol=1e-6)
 
-    def check(self, mode, shapes, frame):
-        optimizer = ConditionalGradient(**NUCLEAR, **frame)
+    def check(self, mode, shapes, options):
+        optimizer = ConditionalGradient(**NUCLEAR, **options)
         variables = make_variables("tf", shapes)
         step = in_mode(mode, optimizer, variables)
         gradients = [make_gradients(i, shapes) for i in range(3)]
@@ -307,9 +307,9 @@ class TestNuclearNorm:
             assert_close([variables[i]], [w], rtol=1e-3, atol=1e-4)
 
     @pytest.mark.parametrize("mode", ["eager", "function"])
-    @pytest.mark.parametrize("frame", [{}, *FACTORS], ids=lambda f: next(iter(f), "plain"))
-    def test_equals_the_reference_whatever_the_factor(self, frame, mode):
-        self.check(mode, ((3, 4), (5, 2)), frame)
+    @pytest.mark.parametrize("options", [{}, *FACTORS], ids=lambda f: next(iter(f), "plain"))
+    def test_equals_the_reference_whatever_the_factor(self, options, mode):
+        self.check(mode, ((3, 4), (5, 2)), options)
 
     def test_in_xla(self):
         self.check("xla", ((3, 2),), FACTORS[0])
@@ -331,12 +331,12 @@ class TestNuclearNorm:
         corners = np.stack([first_corner(matrix) for matrix in g])
         assert_close([variable], [0.75 * start - 0.25 * 0.25 * corners])
 
-    @pytest.mark.parametrize("frame", [{}, *FACTORS], ids=lambda f: next(iter(f), "plain"))
-    def test_vectors_are_as_with_the_other_norm(self, frame):
+    @pytest.mark.parametrize("options", [{}, *FACTORS], ids=lambda f: next(iter(f), "plain"))
+    def test_vectors_are_as_with_the_other_norm(self, options):
         shapes = ((4,), (), (0, 3))
         results = []
         for ord in ("fro", "nuclear"):
-            optimizer = ConditionalGradient(**NUCLEAR | {"ord": ord, "epsilon": 0.1}, **frame)
+            optimizer = ConditionalGradient(**NUCLEAR | {"ord": ord, "epsilon": 0.1}, **options)
             variables = make_variables("tf", shapes)
             train(optimizer, variables)
             results.append(variables)
@@ -381,7 +381,7 @@ by_numbers = pytest.mark.parametrize("name", NUMBERS)
 
 
 def numbers(optimizer):
-    """The state that is single numbers, for all variables and for each."""
+    """Scalar state, of all variables and of each."""
     found = [float(v.numpy()) for v in optimizer.scalars.values()]
     for name in optimizer._program().variable_scalars:
         for variable in optimizer._trainable_variables:

@@ -179,4 +179,4 @@ class TestStep:
         slices = tf.IndexedSlices(tf.ones([3, 2]), tf.constant([2, 0, 2]))
         monkeypatch.setattr(native, "sum_rows", None)
         prepared = sparse.prepared(slices, table, True)
-        assert_close([sparse.dense(prepared, table)], [[[1, 1], [0, 0], [2, 2], [0, 0]]])
+        assert_close(sparse.all_dense([prepared], [table]), [[[1, 1], [0, 0], [2, 2], [0, 0]]])

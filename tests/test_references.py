@@ -13,7 +13,7 @@ import references
 # Relative to the largest magnitude which the same element had so far (initial weights included), as
 # that is what rounding errors scale with when an average or a weight comes to cancel.
 #
-# In float64 the recordings and the references round differently, by a few units in the last place
+# In float64 the recordings and the references round differently, by a few ulps
 # (2e-16 each). In float32 a unit is 1e-7, the references being exact beside it; averages forget
 # their errors, but those of the weights add up over 25 steps of a few roundings each.
 TOLERANCES = {"float64": 1e-14, "float32": 2e-6}

@@ -8,7 +8,7 @@ import tensorflow as tf
 from common import arrays, both_kinds, make_variables, same, train
 
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
-FRAME = {"use_ema": True, "gradient_accumulation_steps": 2}
+OPTIONS = {"use_ema": True, "gradient_accumulation_steps": 2}
 
 
 def checkpoint(optimizer, variables):
@@ -64,11 +64,11 @@ def test_every_slot(entry, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        FRAME,
-        {**FRAME, "sparse": "lazy"},
+        OPTIONS,
+        {**OPTIONS, "sparse": "lazy"},
         {"row_wise": True},
         {"sparse": "catch_up"},
-        {"row_wise": True, "sparse": "catch_up", **FRAME},
+        {"row_wise": True, "sparse": "catch_up", **OPTIONS},
     ],
     ids=str,
 )

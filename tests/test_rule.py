@@ -430,7 +430,9 @@ class TestErrors:
             s.n = value(g, s, h)
             return w - s.n * g
 
-        with pytest.raises(TypeError, match=f"'n' is one number for all.*{what}.*global_sum"):
+        with pytest.raises(
+            TypeError, match=f"All variables share the scalar 'n'.*{what}.*global_sum"
+        ):
             trace(rule, (), ("weight_decay",), None, ("own",), ("n",))
         # Each variable may have such a number of its own, and a sum over all is common.
         assert trace(rule, (), ("weight_decay",), None, ("own", "n")).passes >= 1
@@ -442,7 +444,7 @@ class TestErrors:
             s.n = s.n + g
             return w
 
-        with pytest.raises(TypeError, match="'n' must be one number"):
+        with pytest.raises(TypeError, match="'n' must be a scalar"):
             trace(rule, **{scope: ("n",)})
 
     @pytest.mark.parametrize("scope", ["slots", "hyperparameters", "variable_scalars"])

@@ -11,7 +11,7 @@ import pytest
 from tf_optim_ext import build, catalogue
 from tf_optim_ext.codegen import cpp
 
-# What differs in more than arithmetic: passes, slots, single numbers, sums over all variables, and
+# What differs in more than arithmetic: passes, slots, scalar state, sums over all variables, and
 # kernels by row of one and two passes.
 KERNELS = (
     "average",

@@ -244,9 +244,9 @@ class TestCatchUp:
             tf_optim_ext.Adam(amsgrad=True, sparse="catch_up")
         with pytest.raises(ValueError, match="'velocity' changes by more than a constant factor"):
             tf_optim_ext.AdaBelief(sparse="catch_up")
-        with pytest.raises(ValueError, match="norms or numbers of whole variables"):
+        with pytest.raises(ValueError, match="norms or scalars of whole variables"):
             tf_optim_ext.Lamb(sparse="catch_up")
-        with pytest.raises(ValueError, match="norms or numbers of whole variables"):
+        with pytest.raises(ValueError, match="norms or scalars of whole variables"):
             tf_optim_ext.AdamW(cautious=True, sparse="catch_up")
 
 

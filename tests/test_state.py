@@ -27,7 +27,7 @@ import tf_optim_ext
 from tf_optim_ext.base.schedule_free import ScheduleFreeOptimizer
 
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
-FRAME = {"use_ema": True, "gradient_accumulation_steps": 2}
+OPTIONS = {"use_ema": True, "gradient_accumulation_steps": 2}
 
 X = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=(4, 2)).astype(np.float32)
@@ -67,18 +67,18 @@ def everything(model):
 
 class TestKerasFiles:
     @pytest.mark.parametrize("make", [functional, Subclassed])
-    @pytest.mark.parametrize("frame", [{}, FRAME], ids=["plain", "frame"])
-    def test_every_kind_of_model(self, make, frame, tmp_path):
-        self.check_model(ADAM, frame, make, tmp_path)
+    @pytest.mark.parametrize("options", [{}, OPTIONS], ids=["plain", "options"])
+    def test_every_kind_of_model(self, make, options, tmp_path):
+        self.check_model(ADAM, options, make, tmp_path)
 
     def test_model_continues_as_if_uninterrupted(self, entry, tmp_path):
         # Two averages of the weights exclude each other.
         averages = issubclass(entry.cls, ScheduleFreeOptimizer)
-        frame = {n: v for n, v in FRAME.items() if not (averages and "ema" in n)}
-        self.check_model(entry, frame, functional, tmp_path)
+        options = {n: v for n, v in OPTIONS.items() if not (averages and "ema" in n)}
+        self.check_model(entry, options, functional, tmp_path)
 
-    def check_model(self, entry, frame, make, tmp_path):
-        model = compiled(entry.make(**frame), make)
+    def check_model(self, entry, options, make, tmp_path):
+        model = compiled(entry.make(**options), make)
         fit(model)
         if isinstance(model.optimizer, ScheduleFreeOptimizer):
             model.optimizer.use_averaged_weights()  # which are saved
@@ -193,19 +193,19 @@ class TestFilesOfKeras:
 
     @has_twin
     def test_state_is_read_and_training_continues(self, entry):
-        theirs, expected, store = keras_twin(entry, **FRAME), make_variables(), {}
+        theirs, expected, store = keras_twin(entry, **OPTIONS), make_variables(), {}
         train(theirs, expected)
         theirs.save_own_variables(store)
         state, values = arrays(theirs.variables), arrays(expected)
         results = []
         for built in (True, False):
-            ours, variables = entry.make(**FRAME), make_variables()
+            ours, variables = entry.make(**OPTIONS), make_variables()
             if built:
                 train(ours, variables, 1)
             ours.load_own_variables(store)
             assert int(ours._iterations) == 3
             ours.build(variables)
-            # Single numbers are float64 here, float32 there.
+            # Scalar state is float64 here, float32 there.
             assert same([w.astype(v.dtype) for w, v in zip(ours.get_weights(), state)], state)
             for variable, value in zip(variables, values):
                 variable.assign(value)
@@ -306,10 +306,10 @@ class TestCheckpoint:
         self.check_restore(entry, "before build", "keras", tmp_path)
 
     def check_restore(self, entry, when, kind, tmp_path):
-        optimizer, variables = entry.make(**FRAME), make_variables(kind)
+        optimizer, variables = entry.make(**OPTIONS), make_variables(kind)
         train(optimizer, variables)
         path = self.checkpoint(optimizer, variables).save(tmp_path / "ckpt")
-        other, others = entry.make(**FRAME), make_variables(kind, seed=1)
+        other, others = entry.make(**OPTIONS), make_variables(kind, seed=1)
         if when == "after build":
             other.build(others)
         if when == "after steps":
@@ -534,10 +534,10 @@ class TestSavedModel:
         fit(model)
         tf.saved_model.save(model, str(tmp_path / "saved"))
         model.export(tmp_path / "exported", verbose=False)
-        frame = {"use_ema": True, "gradient_accumulation_steps": 2, "clipnorm": 1.0}
+        options = {"use_ema": True, "gradient_accumulation_steps": 2, "clipnorm": 1.0}
         trainings = {
             "portable": Training(ADAM.make(), make_step_portable=True),
-            "portable frame": Training(ADAM.make(**frame), "keras", make_step_portable=True),
+            "portable options": Training(ADAM.make(**options), "keras", make_step_portable=True),
             "native": Training(ADAM.make()),
         }
         for name, training in trainings.items():
@@ -551,7 +551,7 @@ class TestSavedModel:
         predictions = model(np.ones((2, 3), np.float32))
         for name in ("saved", "exported"):
             assert_close([np.array(results[name])], [predictions])
-        for name in ("portable", "portable frame"):
+        for name in ("portable", "portable options"):
             assert isinstance(results[name], dict), results[name]
             expected = self.expected(trainings[name])
             for key, value in results[name].items():

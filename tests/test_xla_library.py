@@ -1,4 +1,4 @@
-"""The library for steps inside of XLA: how it is built, found, tried, and refused.
+"""The library for steps under XLA: how it is built, found, tried, and refused.
 
 What it computes is tested by `test_inside_xla.py`.
 """
@@ -91,7 +91,7 @@ def tried_again(native_inside_xla):
 
 @pytest.fixture
 def failing(tried_again, monkeypatch):
-    """A library whose steps inside of XLA change no weight."""
+    """A library whose steps under XLA change no weight."""
     step = native.step
 
     def no_step_inside(*args):
@@ -105,7 +105,7 @@ def failing(tried_again, monkeypatch):
 
 class TestSelfTest:
     def with_fault(self, monkeypatch, fault):
-        """What the self-test says if `fault(steps, before)` is done after a step inside of XLA."""
+        """What the self-test says if `fault(steps, before)` is done after a step under XLA."""
         step = self_test._Steps.step
 
         def faulty(steps, gradients):

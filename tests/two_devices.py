@@ -98,7 +98,7 @@ def kinds_of_variables(strategy):
         compare(strategy, ADAM.make, kind, kind)
 
 
-def frame(strategy):
+def options(strategy):
     for what, arguments in FRAMES.items():
         compare(strategy, functools.partial(ADAM.make, **arguments), what)
 
@@ -465,7 +465,7 @@ def outside_of_a_replica(strategy):
 
 CHECKS = {
     "kinds of variables": kinds_of_variables,
-    "frame": frame,
+    "options": options,
     "eager": eager,
     "without strategy": without_strategy,
     "constraints": constraints,

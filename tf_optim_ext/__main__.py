@@ -15,10 +15,10 @@ HEADER = (
     "Optimizer",
     "Slots",
     "Bytes of state per weight",
-    "Single numbers",
+    "Scalar state",
     "Passes over memory",
     "Sparse gradients",
-    "Lowering",
+    "Backend",
 )
 
 
@@ -32,16 +32,16 @@ def rows():
             if state in seen:
                 continue
             seen.add(state)
-            on = ", ".join(
+            options = ", ".join(
                 value if name in choices else name.removeprefix("has_")
                 for name, value in settings.items()
                 if value and value != choices.get(name, (None,))[0]
             )
             yield (
-                f"{cls.__name__} ({on})" if on else cls.__name__,
+                f"{cls.__name__} ({options})" if options else cls.__name__,
                 ", ".join(program.slots) or "none",
                 str(4 * len(program.slots)),
-                ", ".join(_numbers(program)) or "none",
+                ", ".join(_scalars(program)) or "none",
                 str(1 if program.by_row else program.passes),
                 ", ".join(_sparse(cls, settings)),
                 "native" if native.has(program) else "TensorFlow",
@@ -55,7 +55,7 @@ def _variants(cls):
             yield {**settings, "row_wise": True}
 
 
-def _numbers(program):
+def _scalars(program):
     what = "row" if program.by_row else "variable"
     yield from (f"{name} of each {what}" for name in program.variable_scalars)
     yield from program.optimizer_scalars
@@ -68,12 +68,6 @@ def _sparse(cls, settings):
         with contextlib.suppress(transforms.Unsupported):
             cls.program(**settings, catch_up=True)
             yield "catch_up"
-
-
-def markdown():
-    """The table in Markdown."""
-    lines = [HEADER, tuple("---" for _ in HEADER), *rows()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main():

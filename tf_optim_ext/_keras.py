@@ -22,7 +22,7 @@ def check_keras(version, backend):
     """Refuses a Keras that this package cannot work with, and warns of one that is not tested.
 
     Args:
-        version: that of `tf.keras`; None: it is Keras 2, which says none.
+        version: that of `tf.keras`; None for Keras 2, which has none.
         backend: name of its backend.
 
     Raises:
@@ -98,15 +98,15 @@ def hidden_from_debuggers():
 
     For reading slots, where NaN is no error but stands for "nothing yet".
     """
-    own = context.context()
-    callbacks = list(own.op_callbacks)
+    eager_context = context.context()
+    callbacks = list(eager_context.op_callbacks)
     for callback in callbacks:
-        own.remove_op_callback(callback)
+        eager_context.remove_op_callback(callback)
     try:
         yield
     finally:
         for callback in callbacks:
-            own.add_op_callback(callback)
+            eager_context.add_op_callback(callback)
 
 
 def exporting_saved_model():
@@ -121,8 +121,8 @@ def exporting_saved_model():
 def model_from_h5():
     """The model that Keras loads from an `.h5` file now, or None.
 
-    Its loader wants to build the optimizer, but hands over those variables only that are in no
-    layer: usually none.
+    Its loader wants to build the optimizer, but passes only the variables that are in no layer:
+    usually none.
     """
     frame = _caller(legacy_h5_format.load_model_from_hdf5)
     return frame and frame.f_locals.get("model")
@@ -194,7 +194,7 @@ def are_dense(tensors, shapes, dtypes):
         shapes: list of tuples of sizes, as long.
         dtypes: set of `as_datatype_enum` of dtypes.
 
-    A tenth of the time that the public properties take.
+    Takes a tenth of the time of the public properties.
     """
     for tensor, shape in zip(tensors, shapes):
         if (
@@ -247,7 +247,7 @@ NOT_CALLED = {
 
 
 class _Names:
-    """Names of ours for what is private in any optimizer of Keras."""
+    """Our names for what is private in any Keras optimizer."""
 
     _distribution_strategy: Any
     _var_key: Any
@@ -283,7 +283,7 @@ class DecayHooks(_Names):
 
 
 class KerasOptimizer(_Names, tf.keras.optimizers.Optimizer):
-    """Keras' optimizer, with names of ours for what is private in it.
+    """Keras' optimizer, with our names for what is private in it.
 
     Attributes:
         built: whether the slots exist.
@@ -293,7 +293,7 @@ class KerasOptimizer(_Names, tf.keras.optimizers.Optimizer):
 
     def __init__(self, learning_rate, **kwargs):
         # Keras and TensorFlow track what is assigned to attributes; `tf.train.Checkpoint` refuses
-        # slots that are reachable in two ways. What is in here, they do not see.
+        # slots that are reachable in two ways. They do not see what is in here.
         self._set_untracked("_untracked", types.SimpleNamespace())
         super().__init__(learning_rate, **kwargs)
 

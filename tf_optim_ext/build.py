@@ -1,8 +1,8 @@
 """Builds the native library: `python -m tf_optim_ext.build` or, for users, `pip install`.
 
 The kernels are generated from the rules and compiled once per instruction set. Only they get that
-instruction set's flags: files that include TensorFlow's headers must not, because inline functions
-from there would be shared with the rest of the process.
+instruction set's flags: files that include TensorFlow's headers must not, because their inline
+functions are shared with the rest of the process.
 
 `python -m tf_optim_ext.build --source AdamW` prints the source of an optimizer's kernels; `--cuda`,
 that of those for GPUs.
@@ -93,9 +93,9 @@ def compile_commands(compiler, kernels, folder, tensorflow_flags):
 
 
 def compile_for_xla(output):
-    """Compiles the library for steps inside of XLA, and leaves its symbols of the other one open.
+    """Compiles the library for steps under XLA, without linking it with the other one.
 
-    It needs headers and symbols of TensorFlow that are not meant for others, so this may fail where
+    It needs headers and symbols of TensorFlow that are not public, so this may fail where
     `build` does not.
 
     Raises:
@@ -122,9 +122,9 @@ def link_for_xla(compiled, target):
         BuildError: with the reason.
     """
     tensorflow = ["-L" + tf.sysconfig.get_lib(), "-l:libtensorflow_cc.so.2"]
-    own = [f"-L{target}", f"-l:{LIBRARY}", "-Wl,-rpath,$ORIGIN", "-Wl,--no-undefined"]
+    this_library = [f"-L{target}", f"-l:{LIBRARY}", "-Wl,-rpath,$ORIGIN", "-Wl,--no-undefined"]
     output = ["-shared", str(compiled), "-o", str(target / XLA_LIBRARY)]
-    _run([*find_compiler(), *output, *own, *tensorflow, *tf.sysconfig.get_link_flags()])
+    _run([*find_compiler(), *output, *this_library, *tensorflow, *tf.sysconfig.get_link_flags()])
 
 
 def build(target):

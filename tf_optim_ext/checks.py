@@ -1,4 +1,4 @@
-"""Checks of what users hand over: clear errors, raised before anything changes."""
+"""Checks of input: clear errors, raised before anything changes."""
 
 import math
 import numbers
@@ -33,7 +33,7 @@ def number(owner, name, value, interval):
     """Returns a hyperparameter as a Python float.
 
     Raises:
-        ValueError: it is no number, or outside of `interval`.
+        ValueError: it is not a number, or outside `interval`.
     """
     allowed = Range(interval)
     try:
@@ -121,7 +121,7 @@ def pairs(grads_and_vars):
 
 
 def must_be_variable(value):
-    """Raises a `TypeError` for what is no variable."""
+    """Raises a `TypeError` for anything but a variable."""
     if not is_variable(value):
         raise TypeError(
             "A `keras.Variable` or `tf.Variable` is needed. "

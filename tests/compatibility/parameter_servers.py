@@ -126,7 +126,7 @@ def check_optimizer(coordinator, name):
     coordinator.compare(dense_values(), registry.BY_NAME[name].make, dense_gradients)
 
 
-def check_frame(coordinator):
+def check_options(coordinator):
     for option in ("clipnorm", "global_clipnorm"):
         arguments = {"weight_decay": 0.1, "gradient_accumulation_steps": 2, "use_ema": True}
         make = functools.partial(tf_optim_ext.AdamW, 0.1, **arguments, **{option: 0.5})
@@ -214,7 +214,7 @@ def check_fit(coordinator):
 
 CHECKS = {
     **{name: functools.partial(check_optimizer, name=name) for name in OPTIMIZERS},
-    "frame": check_frame,
+    "options": check_options,
     "schedule": check_schedule,
     **{f"sparse {k}": functools.partial(check_rows, kind=k) for k in ("exact", "lazy", "catch_up")},
     "schedule-free": check_schedule_free,

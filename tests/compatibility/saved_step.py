@@ -1,4 +1,4 @@
-"""A training step from a SavedModel, outside of XLA and inside: `python saved_step.py FOLDER`.
+"""A training step from a SavedModel, outside XLA and under it: `python saved_step.py FOLDER`.
 
 Runs in a process of its own, from `test_inside_xla.py`, where nothing but the import of the package
 has loaded the native libraries; prints a JSON object of the weights.

@@ -18,7 +18,7 @@ import traceback
 WORKERS, SECONDS, ROWS = 2, 500, 6
 NAMES = (
     "every optimizer",
-    "frame",
+    "options",
     "eager",
     "sparse exact",
     "sparse lazy",
@@ -151,7 +151,7 @@ class Worker:
         for entry in registry.ENTRIES:
             self.steps(entry.make)
 
-    def frame(self, eager=False):
+    def options(self, eager=False):
         import tf_optim_ext
 
         arguments = {"gradient_accumulation_steps": 2, "use_ema": True, "clipnorm": 0.5}
@@ -207,8 +207,8 @@ class Worker:
     def work(self):
         checks = (
             self.every_optimizer,
-            self.frame,
-            functools.partial(self.frame, eager=True),
+            self.options,
+            functools.partial(self.options, eager=True),
             functools.partial(self.rows, "exact"),
             functools.partial(self.rows, "lazy"),
             functools.partial(self.rows, "catch_up"),

@@ -52,7 +52,7 @@ KNOWN = (
     ),
     Known(
         "different",
-        "the same number to two units in the last place of float32, where one is allowed",
+        "the same number to two ulps of float32, where one is allowed",
         r"Max relative difference among violations: [12]\.\d+e-07",
         _ids("proximal_adagrad", "without_regularization", "with_l1_regularization"),
     ),

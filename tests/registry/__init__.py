@@ -13,7 +13,7 @@ ENTRIES = [
     *descendants.ENTRIES,
     *stateful.ENTRIES,
 ]
-# What differs in more than its formula: one slot, the usual, two passes, single numbers of each
+# What differs in more than its formula: one slot, the usual, two passes, scalar state of each
 # variable or of all, sums over all variables, slots that start as weights. Tests that have little
 # to do with formulas run for these, and for all others among the long tests.
 REPRESENTATIVE = (

@@ -1,4 +1,4 @@
-"""Optimizers with state of single numbers, and options of the frame."""
+"""Optimizers with scalar state, and options."""
 
 import references
 from references import addons, descendants, parameter_free, schedule_free

@@ -1,5 +1,5 @@
-"""What a traced rule becomes: one file per target.
+"""What runs a program over variables and their slots.
 
-`interpreter` runs a program on the operations of some array library; `numpy` and `tensorflow` name
-those operations. `cpp` writes source code.
+`native` calls the compiled kernels. `interpreter` runs a program on the operations of an array
+library; `numpy` and `tensorflow` name those operations.
 """

@@ -12,27 +12,27 @@ def scalars_before_reductions(program, scalars, operations):
     Returns:
         Dict from the index of a node to its value.
     """
-    known = {}
+    values = {}
     for i, node in enumerate(program.nodes):
         if node.tensor or node.stage > 0:
             continue
         if node.op == "scalar":
-            known[i] = scalars[node.data]
+            values[i] = scalars[node.data]
         elif node.op == "constant":
-            known[i] = node.data
+            values[i] = node.data
         else:
-            known[i] = operations[node.op](*(known[arg] for arg in node.args))
-    return known
+            values[i] = operations[node.op](*(values[arg] for arg in node.args))
+    return values
 
 
-def evaluate(program, roots, arrays, known, operations, scalar_operations, to_element):
+def evaluate(program, roots, arrays, computed, operations, scalar_operations, to_element):
     """Computes values of a program for one variable.
 
     Args:
         program: a `rule.Program`.
         roots: indices of the nodes to compute.
         arrays: dict of the values of "w", "g" and the slots.
-        known: what `scalars_before_reductions` returned, and the values of all `global_sum` that
+        computed: what `scalars_before_reductions` returned, and the values of all `global_sum` that
             the roots need.
         operations: dict from the name of an operation to a function, for arrays.
         scalar_operations: likewise, for scalars.
@@ -41,8 +41,8 @@ def evaluate(program, roots, arrays, known, operations, scalar_operations, to_el
     Returns:
         List of the values.
     """
-    nodes, values = program.nodes, dict(known)
-    for i in program.cone(roots, lambda i: i not in known):
+    nodes, values = program.nodes, dict(computed)
+    for i in program.cone(roots, lambda i: i not in computed):
         node = nodes[i]
         if node.op == "input":
             values[i] = arrays[node.data]
@@ -56,12 +56,12 @@ def evaluate(program, roots, arrays, known, operations, scalar_operations, to_el
     return [values[i] for i in roots]
 
 
-def add_global_sums(program, known, evaluate_roots):
+def add_global_sums(program, computed, evaluate_roots):
     """Computes the sums over all variables, in the order in which they need each other.
 
     Args:
         program: a `rule.Program`.
-        known: list with the known values of each variable; the sums are added to them.
+        computed: list with the known values of each variable; the sums are added to them.
         evaluate_roots: function from the position of a variable and a list of nodes, all of them
             tensors, to the sums over their elements.
     """
@@ -70,10 +70,10 @@ def add_global_sums(program, known, evaluate_roots):
         if not sums:
             continue
         summands = [program.nodes[i].args[0] for i in sums]
-        parts = [evaluate_roots(v, summands) for v in range(len(known))]
+        parts = [evaluate_roots(v, summands) for v in range(len(computed))]
         for k, i in enumerate(sums):
             total = parts[0][k]
             for part in parts[1:]:
                 total = total + part[k]
-            for values in known:
+            for values in computed:
                 values[i] = total

@@ -1,10 +1,9 @@
 """Stochastic rounding of weights of 16 bits.
 
-A number between two neighbours becomes the upper one with the probability with which it is near it,
-so that it is right on average, and updates much smaller than the distance of neighbours are not
-lost. The random numbers are a function of a key (of the seed and the variable), of the step and of
-the position in the variable, the same natively and here: results depend on neither route nor
-threads.
+A number between two neighbours is rounded up with a probability equal to its distance from the
+lower one, in units of their gap. The result is right on average, and updates far below the gap are
+not lost. The random numbers depend on a key (of the seed and the variable), the step and the
+position in the variable, natively as here: results depend on neither route nor threads.
 """
 
 import tensorflow as tf
@@ -30,7 +29,7 @@ def _shifted(x, bits):
 
 
 def _scramble(x):
-    """`Scramble` of `native/kernel.h`."""
+    """`Scramble` of `csrc/kernel.h`."""
     xor = tf.bitwise.bitwise_xor
     x = xor(x, _shifted(x, 16)) * tf.constant(0x7FEB352D, tf.uint32)
     x = xor(x, _shifted(x, 15)) * tf.constant(0x846CA68B, tf.uint32)

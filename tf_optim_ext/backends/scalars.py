@@ -1,4 +1,4 @@
-"""The numbers of one step, as the lowerings take them."""
+"""The scalars of one step, as the backends take them."""
 
 import dataclasses
 import functools
@@ -33,10 +33,10 @@ def _gathered(columns, count):
 
 @dataclasses.dataclass
 class Scalars:
-    """The numbers of one step over a list of variables.
+    """The scalars of one step over a list of variables.
 
     Attributes:
-        finished: int64 scalar, Python number or tensor: how many updates there were before. For the
+        finished: the update count before this step: int64 scalar, Python number or tensor; for the
             native op also the handle of a variable.
         learning_rate: Python float, or scalar tensor of float32 or float64. For the native op also
             the handle of a variable.
@@ -95,7 +95,7 @@ class Scalars:
         return values
 
     def subset(self, indices):
-        """The numbers for some of the variables."""
+        """The scalars for some of the variables."""
         several = [v for v in self.hyperparameters.values() if isinstance(v, list)]
         scale = self.gradient_scale
         whole = len(indices) == len(self.rounding or indices)

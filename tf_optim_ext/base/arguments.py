@@ -56,7 +56,7 @@ def take_common(owner, kwargs):
     """Moves the common arguments out of `kwargs`, with defaults for those that are not there.
 
     Raises:
-        ValueError: an argument is outside of its range.
+        ValueError: an argument is outside its range.
     """
     taken = {**COMMON, **{name: kwargs.pop(name) for name in COMMON if name in kwargs}}
     for name, interval in INTERVALS.items():

@@ -1,4 +1,4 @@
-"""What an optimizer was told: its arguments, what may be changed later, and the configuration."""
+"""The arguments of an optimizer: their values, which may change later, and `get_config`."""
 
 import difflib
 import functools
@@ -21,18 +21,18 @@ PACKAGE = __name__.partition(".")[0]
 class _SignatureWithCommonArguments:
     """Shows the base arguments in the signature of a subclass, for editors and `help`.
 
-    Computed when asked for: those of all optimizers would take a third of the package's import.
+    Computed on demand: the signatures of all optimizers would take a third of the import time.
     """
 
     def __get__(self, instance, owner):
-        own = list(inspect.signature(owner.__init__).parameters.values())[1:]
-        named = [p for p in own if p.kind != p.VAR_KEYWORD]
-        if named == own:
-            return inspect.Signature(own)
+        parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
+        named = [p for p in parameters if p.kind != p.VAR_KEYWORD]
+        if named == parameters:
+            return inspect.Signature(parameters)
         base = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
             for name, default in arguments.COMMON.items()
-            if name not in [p.name for p in own]
+            if name not in [p.name for p in parameters]
         ]
         return inspect.Signature([*named, *base])
 
@@ -103,7 +103,7 @@ class Configuration(Interface):
         if not self._is_configured or name.startswith("_"):
             super().__setattr__(name, value)
         elif name in ("learning_rate", "lr"):
-            # Keras would make a variable that is given for it one of the optimizer's own.
+            # Keras would take a variable that is given here for one of the optimizer's own.
             object.__setattr__(self, name, value)
         elif name in self._intervals():
             self._set_hyperparameter(name, value)
@@ -124,8 +124,8 @@ class Configuration(Interface):
     def _options(cls):
         """Names of arguments that decide which program runs over which state."""
         declaration = cls.declaration()
-        own = {*declaration.flags, *declaration.choices}
-        return (arguments.COMMON.keys() | own) - {*arguments.INTERVALS, "name"}
+        of_class = {*declaration.flags, *declaration.choices}
+        return (arguments.COMMON.keys() | of_class) - {*arguments.INTERVALS, "name"}
 
     def _set_hyperparameter(self, name, value):
         owner, before = type(self).__name__, getattr(self, name)
@@ -229,13 +229,13 @@ class Configuration(Interface):
 
     def _current_values(self, names):
         """What some arguments are in this step: dict from names to numbers, tensors, or None."""
-        given, values, numbers = vars(self), {}, []
+        attributes, values, numbers = vars(self), {}, []
         # There are none in a graph of a session.
         is_traced = (
             not tf.executing_eagerly() and self._untracked.traced_numbers.variable is not None
         )
         for name in names:
-            value = given[name]
+            value = attributes[name]
             if type(value) is float or type(value) is bool:
                 values[name] = float(value)
                 if is_traced:
@@ -272,10 +272,10 @@ class Configuration(Interface):
         return not self._untracked.exclusions
 
     def _variables_of_functions(self):
-        given = {name: getattr(self, name) for name in self._intervals()}
-        given["given_learning_rate"] = getattr(self._given_rate, "variable", None)
-        given["hyperparameters"] = self._untracked.traced_numbers.variable
-        return {name: v for name, v in given.items() if checks.is_variable(v)}
+        values = {name: getattr(self, name) for name in self._intervals()}
+        values["given_learning_rate"] = getattr(self._given_rate, "variable", None)
+        values["hyperparameters"] = self._untracked.traced_numbers.variable
+        return {name: v for name, v in values.items() if checks.is_variable(v)}
 
     def scale_loss(self, loss):
         """The loss times `loss_scale_factor`, by which gradients are divided."""

@@ -14,7 +14,7 @@ class Slot:
             What starts from the weights or the first gradient is NaN at first, `math.nan`, and the
             rule reads it by `rule.unless_set`: weights may have no value yet when slots are
             created, may be loaded later, and have their first updates in different steps.
-        row_wise: whether `row_wise=True` makes it one number for each row, in float64. The rule
+        row_wise: whether `row_wise=True` makes it a float64 scalar for each row. The rule
             finds that flag in `h`; see `rule.transforms.squared`.
         separate: whether it is created after the other slots of all variables, and not beside those
             of the same variable. Decides the order of `variables`, no more.
@@ -28,7 +28,7 @@ class Slot:
 
 @dataclasses.dataclass(frozen=True)
 class VariableScalar:
-    """State that is one float64 number for each variable; `name` and `initial` as of `Slot`."""
+    """Scalar state, in float64, of each variable; `name` and `initial` as of `Slot`."""
 
     name: str
     initial: Any = 0.0
@@ -36,7 +36,7 @@ class VariableScalar:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerScalar:
-    """State that is one float64 number for all variables; `name` and `initial` as of `Slot`."""
+    """Scalar state, in float64, that all variables share; `name` and `initial` as of `Slot`."""
 
     name: str
     initial: Any = 0.0
@@ -114,17 +114,17 @@ class Declaration:
 
     def __init__(self, cls):
         state = _collected(cls, "state", STATE)
-        numbers = _collected(cls, "hyperparameters", HYPERPARAMETERS)
+        declared = _collected(cls, "hyperparameters", HYPERPARAMETERS)
         self.slots = _of_kind(state, Slot)
         self.variable_scalars = _of_kind(state, VariableScalar)
         self.optimizer_scalars = _of_kind(state, OptimizerScalar)
         self.initial = {name: each.initial for name, each in state.items()}
-        self.intervals = {n: x.interval for n, x in _of_kind(numbers, Hyperparameter).items()}
-        self.computed = tuple(_of_kind(numbers, Computed))
-        self.derived = _of_kind(numbers, Derived)
-        self.flags = (*_of_kind(numbers, Boolean), *self.derived)
-        self.choices = {n: x.values for n, x in _of_kind(numbers, Choice).items()}
-        self.arguments = [*self.intervals, *self.choices, *_of_kind(numbers, Boolean)]
+        self.intervals = {n: x.interval for n, x in _of_kind(declared, Hyperparameter).items()}
+        self.computed = tuple(_of_kind(declared, Computed))
+        self.derived = _of_kind(declared, Derived)
+        self.flags = (*_of_kind(declared, Boolean), *self.derived)
+        self.choices = {n: x.values for n, x in _of_kind(declared, Choice).items()}
+        self.arguments = [*self.intervals, *self.choices, *_of_kind(declared, Boolean)]
 
     @property
     def row_wise_slots(self):
@@ -137,7 +137,7 @@ def _of_kind(declared, kind):
 
 def _collected(cls, attribute, kinds):
     """Dict from name to what the classes of the MRO declare, those of bases first."""
-    found: dict[str, Any] = {}
+    collected: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         declared = vars(base).get(attribute, ())
         if not isinstance(declared, (list, tuple)) or not all(
@@ -148,5 +148,5 @@ def _collected(cls, attribute, kinds):
                 f"`{attribute}` of {base.__name__} must be a list of {names}. "
                 f"Received: {declared!r}"
             )
-        found.update({each.name: each for each in declared})
-    return found
+        collected.update({each.name: each for each in declared})
+    return collected

@@ -79,7 +79,7 @@ class Interface(State):
             List of pairs, for `apply_gradients(..., skip_gradients_aggregation=True)`.
 
         Raises:
-            RuntimeError: called outside of a replica.
+            RuntimeError: called outside a replica.
             TypeError, ValueError: see `apply_gradients`.
         """
         gradients, variables = checks.pairs(grads_and_vars)

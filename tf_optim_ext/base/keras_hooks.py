@@ -1,8 +1,8 @@
 """Makes compiled Keras models use averaged weights by themselves.
 
-Keras gives an optimizer no sign of when a model is evaluated or saved, so the methods of its models
-are wrapped. That happens once, when the first optimizer with averaged weights is made; other
-programs are not affected. Likewise the callback `SwapEMAWeights`, for `use_ema`.
+Keras does not tell an optimizer when a model is evaluated or saved, so this module wraps methods of
+`keras.Model`: once, when the first optimizer with averaged weights is made. Other programs are not
+affected. It wraps the callback `SwapEMAWeights` likewise, for `use_ema`.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def _averaging(optimizer):
         return [optimizer]
     # Of `LossScaleOptimizer` and `MultiOptimizer`.
     inner = [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "optimizers", ())]
-    return [found for each in inner if each is not None for found in _averaging(each)]
+    return [averaging for each in inner if each is not None for averaging in _averaging(each)]
 
 
 def _use_training_weights(model):
@@ -113,8 +113,8 @@ def _fit(method):
     def fit(model, *args, **kwargs):
         if averaging_optimizers(model):
             bound = inspect.signature(method).bind(model, *args, **kwargs)
-            given = bound.arguments.get("callbacks")
-            bound.arguments["callbacks"] = _with_averages(given, model)
+            callbacks = bound.arguments.get("callbacks")
+            bound.arguments["callbacks"] = _with_averages(callbacks, model)
             return method(*bound.args, **bound.kwargs)
         return method(model, *args, **kwargs)
 
@@ -122,16 +122,16 @@ def _fit(method):
 
 
 def _with_averages(callbacks, model):
-    """Callbacks with `AveragedWeights` in the first place, so that others find what they want."""
+    """Callbacks with `AveragedWeights` first, so that the others find the weights they want."""
     is_list = isinstance(callbacks, tf.keras.callbacks.CallbackList)
-    given = callbacks.callbacks if is_list else tf.nest.flatten(callbacks or [])
-    if any(isinstance(callback, AveragedWeights) for callback in given):
+    members = callbacks.callbacks if is_list else tf.nest.flatten(callbacks or [])
+    if any(isinstance(callback, AveragedWeights) for callback in members):
         return callbacks
     added = AveragedWeights()
     if not is_list:
-        return [added, *given]
+        return [added, *members]
     added.set_model(model)
-    given.insert(0, added)
+    members.insert(0, added)
     return callbacks
 
 
@@ -165,14 +165,14 @@ def _swap(method):
                 f"`SwapEMAWeights` was given for {optimizer.name!r}, which averages its weights "
                 "itself: leave out this callback, and `use_ema`."
             )
-        given, kept = optimizer._optimized, _kept_weights(callback)
-        variables = [_keras.tensorflow_variable(v) for v in given]
+        optimized, kept = optimizer._optimized, _kept_weights(callback)
+        variables = [_keras.tensorflow_variable(v) for v in optimized]
         if _keras.has_swapped(callback):
             for variable, value in zip(variables, kept.pop(id(optimizer), ())):
                 variable.assign(value)
         else:
             kept[id(optimizer)] = [tf.identity(v) for v in variables]
-            optimizer._assign_averages(given)
+            optimizer._assign_averages(optimized)
 
     return swap
 

@@ -41,8 +41,8 @@ class Optimizer(Step):
 
     Args:
         learning_rate: number >= 0, `LearningRateSchedule`, callable without arguments, or scalar
-            variable. So may be all arguments that are numbers, but those that count something; they
-            are read in every step, and may be set between steps.
+            variable. Every other numeric argument may be one of these as well, unless it counts
+            something. They are read in every step, and may be set between steps.
         weight_decay: decoupled weight decay, a number >= 0, or None: before the update, the weights
             shrink by `learning_rate * weight_decay` of themselves.
         clipnorm: if set, each gradient is scaled down to at most this norm.
@@ -59,31 +59,31 @@ class Optimizer(Step):
         name: name of the optimizer.
         cautious: whether to update only those weights for which update and gradient agree in sign,
             by as much more as others are left out (arXiv:2411.16085). Takes a second pass over
-            memory. For optimizers with a momentum.
+            memory. Only for optimizers with a momentum.
         cautious_weight_decay: whether to decay only those weights that the update moves towards
-            zero (arXiv:2510.12402). For optimizers with a momentum.
-        sparse: what a `tf.IndexedSlices` gradient, as that of an embedding, does; its repeated
+            zero (arXiv:2510.12402). Only for optimizers with a momentum.
+        sparse: what a `tf.IndexedSlices` gradient does, such as that of an embedding; its repeated
             indices are summed in any case. "exact": the same as the dense gradient, so that rows
-            without gradient move, too, as far as their slots say. "lazy": only the rows with a
-            gradient are read and written, weights and slots; decay and averages of the others
-            wait, and are not made up for. "catch_up": like "lazy", but a row that returns first
-            gets the decay of weights and slots that it missed, so that its slots are those of
-            "exact"; what its momentum would have moved it is lost. For rules that treat rows alone,
-            and "catch_up" for those whose slots only shrink without a gradient.
-        row_wise: whether the second moment is one number for each row (first axis) of a variable,
-            the mean over the row, as recommender systems keep it for embedding tables. For
-            optimizers with `row_wise_slots`.
+            without a gradient move, too, as far as their slots say. "lazy": only the rows with a
+            gradient are read and written, weights and slots; the others miss decay and averages for
+            good. "catch_up": like "lazy", but a row that returns first gets the decay of weights
+            and slots that it missed, so that its slots are those of "exact"; what its momentum
+            would have moved it is lost. Only for rules that treat rows one by one, and "catch_up"
+            only for those whose slots just shrink without a gradient.
+        row_wise: whether the second moment is a scalar for each row (first axis) of a variable, the
+            mean over the row, as recommender systems keep it for embedding tables. Only for
+            optimizers with a slot that is `row_wise`.
         stochastic_rounding: whether to round new weights of bfloat16 and float16 up or down at
             random, so that they are right on average; otherwise updates below half the distance
             of neighbouring numbers are lost. Results are reproducible, and independent of route
             and threads.
-        seed: whole number from 0, of the random numbers of `stochastic_rounding`.
+        seed: integer >= 0, for the random numbers of `stochastic_rounding`.
         fully_decoupled_weight_decay: whether the weights shrink by `weight_decay` of themselves,
             not multiplied by the learning rate.
         **kwargs: the subclass's hyperparameters and flags.
 
     Raises:
-        ValueError: an argument is outside of its range.
+        ValueError: an argument is outside its range.
         TypeError: an argument is unknown or missing.
     """
 
@@ -114,16 +114,20 @@ class Optimizer(Step):
             raise transforms.Unsupported(
                 "`row_wise` is not possible: there is nothing to keep by row"
             )
-        numbers = declaration.row_wise_slots if row_wise else ()
-        slots = [name for name in declaration.slots if name not in numbers]
-        own = (*declaration.variable_scalars, *numbers, *((LAST_STEP,) if catch_up else ()))
+        row_scalars = declaration.row_wise_slots if row_wise else ()
+        slots = [name for name in declaration.slots if name not in row_scalars]
+        variable_scalars = (
+            *declaration.variable_scalars,
+            *row_scalars,
+            *((LAST_STEP,) if catch_up else ()),
+        )
         flags = {**dict.fromkeys(transforms.FLAGS, False), **flags}
         return trace(
             functools.partial(transforms.complete, cls.rule, cls.stateful_decay),
             slots,
             (*transforms.HYPERPARAMETERS, *declaration.intervals, *declaration.computed),
             {**flags, "row_wise": row_wise, "catch_up": catch_up},
-            own,
+            variable_scalars,
             tuple(declaration.optimizer_scalars),
             by_row,
         )

@@ -50,7 +50,7 @@ class ScheduleFreeOptimizer(Optimizer):
     The model's variables hold y, where gradients are taken, while it trains, and the average x
     otherwise. In a compiled Keras model that happens by itself: `fit` and `train_on_batch` switch
     to y; `evaluate`, `predict`, `save`, `save_weights` and `export` to x, and `fit` leaves x
-    behind. In a training loop of your own, wrap what uses the model in `averaged_weights`, or call
+    behind. In a custom training loop, wrap what uses the model in `averaged_weights`, or call
     `use_averaged_weights` and, before training goes on, `use_training_weights`.
 
     A step that is taken from x, at which its gradients should not be, is an error: eagerly and when
@@ -151,12 +151,12 @@ class ScheduleFreeOptimizer(Optimizer):
 
     def load_own_variables(self, store):
         """See `Optimizer`."""
-        own = {key: store[key] for key in store.keys()}  # noqa: SIM118 (h5 stores)
-        names = [key for key in own if key.startswith(_TRAINING_WEIGHTS)]
+        entries = {key: store[key] for key in store.keys()}  # noqa: SIM118 (h5 stores)
+        names = [key for key in entries if key.startswith(_TRAINING_WEIGHTS)]
         stored = {
-            int(key.removeprefix(_TRAINING_WEIGHTS)): np.asarray(own.pop(key)) for key in names
+            int(key.removeprefix(_TRAINING_WEIGHTS)): np.asarray(entries.pop(key)) for key in names
         }
-        super().load_own_variables(own)
+        super().load_own_variables(entries)
         if stored:
             self._untracked.stored = [stored[i] for i in sorted(stored)]
 

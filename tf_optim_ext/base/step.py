@@ -15,10 +15,10 @@ from tf_optim_ext.engine import (
     graphs,
     replicas,
     sparse,
-    targets,
 )
 from tf_optim_ext.engine.interrupts import DeferredInterrupts
 from tf_optim_ext.engine.route import NO_STEP, choose
+from tf_optim_ext.engine.targets import TargetsCache, make_targets
 
 # AutoGraph would rewrite the whole package when a step is traced, which takes longer than tracing.
 without_autograph = tf.autograph.experimental.do_not_convert
@@ -30,7 +30,7 @@ class Step(Configuration):
     def __init__(self, learning_rate=0.001, **kwargs):
         super().__init__(learning_rate, **kwargs)
         self._untracked.route = NO_STEP
-        self._untracked.targets = targets.TargetsCache()
+        self._untracked.targets = TargetsCache()
 
     @without_autograph
     def apply_gradients(
@@ -56,7 +56,7 @@ class Step(Configuration):
             session, an operation: running it takes the step.
 
         Raises:
-            TypeError, ValueError: what was given does not fit; nothing was changed then.
+            TypeError, ValueError: the arguments do not fit; nothing has changed then.
         """
         gradients, variables = checks.pairs(grads_and_vars)
         summed = skip_gradients_aggregation or not experimental_aggregate_gradients
@@ -70,7 +70,7 @@ class Step(Configuration):
             grads: list of gradients.
             trainable_variables: list of as many variables. Default: those of `build`.
         """
-        # 1. Whatever is wrong is found before anything changes.
+        # 1. Find whatever is wrong before anything changes.
         gradients = list(grads)
         if not gradients and not trainable_variables:
             return
@@ -114,19 +114,19 @@ class Step(Configuration):
         self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0, lazy=False
     ):
         """Runs a program over variables and their slots, on the backend that fits here."""
-        on = self._untracked.targets.get(
+        targets = self._untracked.targets.get(
             program,
             variables,
-            lambda: targets.of(program, variables, self.get_slot, self.scalars),
+            lambda: make_targets(program, variables, self.get_slot, self.scalars),
         )
-        route = choose(program, on, gradients, lazy)
-        # Each op that reads a number takes an eager step longer than the update of a small model.
-        reader = on.device if on.packs_handles and route.is_native else None
+        route = choose(program, targets, gradients, lazy)
+        # Each op that reads a scalar costs an eager step more than the update of a small model.
+        reader = targets.device if targets.packs_handles and route.is_native else None
         scalars = self._scalars(program, variables, gradient_scale, learning_rate, reader)
         if program is self._program():  # and not one of those around it
             self._untracked.route = route
             scalars.rounding = self._rounding_keys(variables)
-        execution.run(program, on, gradients, scalars, route, lazy)
+        execution.run(program, targets, gradients, scalars, route, lazy)
 
     # --------------------------------------------------------------------------- parts of the step
 
@@ -190,7 +190,7 @@ class Step(Configuration):
         return replicas.summed(gradients, variables, self.sparse == "exact")
 
     def _norm_limit(self):
-        """What norms are clipped to, or None; and whether that is the one of all gradients."""
+        """The limit of clipping by norm, or None; and whether it limits the global norm."""
         of_all = self.global_clipnorm is not None
         limit = self._current_value("global_clipnorm" if of_all else "clipnorm")
         is_off = limit is None or not (tf.is_tensor(limit) or limit)
@@ -208,7 +208,7 @@ class Step(Configuration):
         ]
 
     def _scalars(self, program, variables, gradient_scale, rate, reader):
-        """The numbers of a step; those in variables on the device `reader` as their handles."""
+        """The scalars of a step; those in variables on the device `reader` as their handles."""
         if isinstance(rate, (tf.keras.Variable, tf.Variable)):
             is_taken = rate.dtype in ("float32", "float64")
             rate = replica.readable_by_op(rate, reader if is_taken else None)
@@ -226,7 +226,7 @@ class Step(Configuration):
         return [rounding.key(self.seed, self._positions[self._key_of(v)]) for v in variables]
 
     def _update_count(self, reader=None):
-        """How many updates there were."""
+        """The number of updates before this step."""
         count = self.gradient_accumulation_steps
         if count:
             return replica.read(self._counter) // count
@@ -234,7 +234,7 @@ class Step(Configuration):
 
     @without_autograph
     def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable: what `apply_gradients` does for all, without anything around it."""
+        """Updates one variable with the rule alone: no accumulation, norms, averages or count."""
         graphs.check_runs_now("`update_step`", "a `tf.function` that calls it and returns a tensor")
         gradients, variables, checked_late = self._check([gradient], [variable])
         with graphs.named(self.name, checked_late):
@@ -245,7 +245,7 @@ class Step(Configuration):
         """Which backend ran, or is traced for, the latest step, and why: a `Route`."""
         return self._untracked.route
 
-    # What `Optimizer` has.
+    # Provided by `Optimizer`.
 
     def _program(self):
         """The traced rule, for the options of this optimizer."""

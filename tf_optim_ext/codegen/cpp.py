@@ -4,7 +4,7 @@
 
 A program becomes one function per pass over memory, with one loop over the elements that the
 compiler vectorises, and one function per pass that computes, in double, the scalars the loop needs.
-The frame around them (formats, threads, order of reductions) is `csrc/driver.h`.
+The driver around them (formats, threads, order of reductions) is `csrc/driver.h`.
 """
 
 from tf_optim_ext.codegen import expressions
@@ -16,7 +16,7 @@ REDUCTIONS = {
     "reduce_max": ("max_strip", "max_of_lanes"),
     "global_sum": ("add_strip", "sum_of_lanes"),
 }
-# kMaxArrays, kMaxScalars, kMaxState and kMaxReductions in native/kernel.h.
+# kMaxArrays, kMaxScalars, kMaxState and kMaxReductions in csrc/kernel.h.
 MAX_ARRAYS, MAX_SCALARS, MAX_STATE, MAX_REDUCTIONS = 16, 64, 16, 8
 # The arrays of a variable do not overlap; a compiler gives up comparing the addresses of many.
 INDEPENDENT = "#pragma GCC ivdep"
@@ -99,7 +99,7 @@ def _pass_function(program, stage):
 
 
 def _blocks(program, stage, begin, end, lines):
-    """A loop over elements, in blocks, ahead of each of which memory is asked for."""
+    """A loop over elements, in blocks, each of which prefetches memory ahead of itself."""
     reads, writes = program.accesses(stage)
     fetched = [name for name in expressions.array_names(program) if name in reads or name in writes]
     return [
@@ -132,7 +132,7 @@ def _check_limits(program, title):
     for count, limit, what in (
         (len(program.slots), MAX_ARRAYS - 2, "slots"),
         (scalars, MAX_SCALARS, "scalars in one pass"),
-        (len(program.state_scalars), MAX_STATE, "numbers as state"),
+        (len(program.state_scalars), MAX_STATE, "scalars as state"),
         (reductions, MAX_REDUCTIONS, "reductions"),
     ):
         if count > limit:

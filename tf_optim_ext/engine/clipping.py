@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tf_optim_ext import _keras
 from tf_optim_ext.backends import native, replica
-from tf_optim_ext.backends import tensorflow as tensorflow_lowering
+from tf_optim_ext.backends import tensorflow as tensorflow_backend
 from tf_optim_ext.engine import route, targets
 
 _NAN = float("nan")
@@ -31,11 +31,11 @@ def factors(gradients, variables, scale, limit, of_all):
     scale = _beside(norms, scale)
     norms = tf.sqrt(norms) * scale
     limit = tf.cast(_beside(norms, limit), tf.float64)
-    found = scale * limit / tf.maximum(norms, limit)
+    factor = scale * limit / tf.maximum(norms, limit)
     if of_all:
         # As in Keras: one infinite gradient makes all of them NaN, and not all others zero.
-        found = tf.where(tf.math.is_finite(norms), found, _beside(norms, _NAN))
-    return tf.where(limit > 0, found, scale)
+        factor = tf.where(tf.math.is_finite(norms), factor, _beside(norms, _NAN))
+    return tf.where(limit > 0, factor, scale)
 
 
 def _beside(norms, value):
@@ -49,9 +49,9 @@ def _beside(norms, value):
 
 def clipped(gradients, variables, limit, of_all):
     """Dense gradients, scaled down so that their norms are at most a limit; see `factors`."""
-    found = factors(gradients, variables, 1.0, limit, of_all)
-    found = [found] * len(gradients) if of_all else tf.unstack(found)
-    return [tf.cast(tf.cast(g, tf.float64) * f, g.dtype) for g, f in zip(gradients, found)]
+    scales = factors(gradients, variables, 1.0, limit, of_all)
+    scales = [scales] * len(gradients) if of_all else tf.unstack(scales)
+    return [tf.cast(tf.cast(g, tf.float64) * f, g.dtype) for g, f in zip(gradients, scales)]
 
 
 def squared_norms(gradients, variables):
@@ -63,7 +63,7 @@ def squared_norms(gradients, variables):
         A float64 tensor with one element for each.
     """
     if route.why_not_native():
-        return tensorflow_lowering.squared_norms(gradients)
+        return tensorflow_backend.squared_norms(gradients)
     devices = [_keras.tensorflow_variable(variable).device for variable in variables]
     elsewhere = {device for device in set(devices) if targets.elsewhere(device)}
     if not elsewhere:
@@ -86,4 +86,4 @@ def _at(place, gradients):
     with tf.device(place):
         if route.has_norms_on_gpu(place, gradients):
             return native.squared_norms(gradients)
-        return tensorflow_lowering.squared_norms(gradients)
+        return tensorflow_backend.squared_norms(gradients)

@@ -59,7 +59,7 @@ class TensorRate:
 def one_operation(optimizer, step):
     """Adds a step to a graph as one operation, within which the order is kept.
 
-    Whatever the step creates, such as slots, is created outside of that operation.
+    Whatever the step creates, such as slots, is created outside that operation.
 
     Args:
         optimizer: the optimizer that takes the step.

@@ -18,7 +18,7 @@ def checked(owner, name, value, interval):
         interval: the numbers that are allowed, such as `"[0, 1)"`; or `"boolean"`.
 
     Raises:
-        ValueError: it is none of these, or a number outside of the interval.
+        ValueError: it is none of these, or a number outside the interval.
     """
     if checks.is_variable(value):
         dtype = tf.as_dtype(value.dtype)
@@ -92,7 +92,7 @@ class VariableRate:
 class TracedNumbers:
     """What traced functions read, so that a number that is set later acts in them.
 
-    One variable holds all numbers of an optimizer. It is no part of the state: numbers are saved
+    One variable holds all numbers of an optimizer. It is not part of the state: numbers are saved
     with the configuration.
     """
 
@@ -122,7 +122,7 @@ class TracedNumbers:
                     )
 
     def read(self, names):
-        """Dict from some of the names to scalar tensors, inside of a function."""
+        """Dict from some of the names to scalar tensors, inside a function."""
         self.are_in_use = True
         array = replica.read(self.variable)
         return {name: array[self._positions[name]] for name in names}

@@ -9,9 +9,9 @@ from _signal import SIGINT, getsignal, signal
 class DeferredInterrupts:
     """A context during which Python handles no interrupt (SIGINT); it does right afterwards.
 
-    A step is several operations: an interrupt between them would leave weights that were updated
-    and a counter that was not. Signals are the business of the main thread; elsewhere, and where
-    the handler is none of Python's, this does nothing.
+    A step is several operations: an interrupt between them would leave updated weights and a stale
+    counter. Only the main thread handles signals; elsewhere, and where the handler is not Python's,
+    this does nothing.
     """
 
     def __init__(self):

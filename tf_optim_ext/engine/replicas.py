@@ -6,10 +6,10 @@ from tf_optim_ext.engine import sparse
 
 
 def check_inside(optimizer):
-    """Raises a `RuntimeError` outside of a replica."""
+    """Raises a `RuntimeError` outside a replica."""
     if tf.distribute.get_replica_context() is None:
         raise RuntimeError(
-            f"{optimizer.name!r} updates variables inside of replicas: call it in `strategy.run`."
+            f"{optimizer.name!r} updates variables inside replicas: call it in `strategy.run`."
         )
 
 

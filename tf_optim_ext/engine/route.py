@@ -9,7 +9,7 @@ from tf_optim_ext import _keras
 from tf_optim_ext.backends import native
 from tf_optim_ext.backends.native import cuda
 from tf_optim_ext.codegen import cuda as codegen
-from tf_optim_ext.engine import targets
+from tf_optim_ext.engine.targets import is_gpu
 
 CUDA = "cuda"
 _OF_16_BITS = frozenset(dtype.as_datatype_enum for dtype in (tf.bfloat16, tf.float16))
@@ -22,8 +22,8 @@ class Route:
 
     Attributes:
         kind: "native", "tensorflow"; "none" before the first step.
-        reason: of a native step, the instruction set of its kernels, or "cuda"; otherwise why it is
-            no native one.
+        reason: of a native step, the instruction set of its kernels, or "cuda"; otherwise why the
+            step is not native.
         inside_xla: whether a native step is part of an XLA program.
         compiled: whether a step of TensorFlow's ops is a function that XLA compiles.
     """
@@ -88,12 +88,12 @@ def _why_no_native_step():
     return "inside portable()" if _portable else native.why_not()
 
 
-def choose(program, on, gradients, lazy):
+def choose(program, targets, gradients, lazy):
     """The route of a step that is being traced or run now.
 
     Args:
         program: a `Program`.
-        on: the `Targets`.
+        targets: the `Targets`.
         gradients: list of gradients.
         lazy: whether rows without gradient are left alone.
 
@@ -102,26 +102,26 @@ def choose(program, on, gradients, lazy):
     """
     # Not `isinstance`, which takes half a microsecond for this class.
     is_sparse = any(type(g) is tf.IndexedSlices for g in gradients)
-    if not on.are_on_gpus:
-        return choose_for(program, on.obstacle, is_sparse)
+    if not targets.are_on_gpus:
+        return choose_for(program, targets.obstacle, is_sparse)
     by_rows = lazy and is_sparse
     if not (reason := _why_no_native_step()):
-        if not (reason := _why_not_on_gpus(program, on, gradients, by_rows)):
+        if not (reason := _why_not_on_gpus(program, targets, gradients, by_rows)):
             return Route("native", CUDA, _keras.inside_xla())
-        reason = f"{on.obstacle} ({reason})"
+        reason = f"{targets.obstacle} ({reason})"
     # Eagerly under a strategy, nothing remembers a compiled function.
     forgotten = tf.executing_eagerly() and tf.distribute.has_strategy()
     compiled = not (by_rows or forgotten or _portable or _keras.inside_xla())
     return Route("tensorflow", reason, compiled=compiled)
 
 
-def _why_not_on_gpus(program, on, gradients, by_rows):
+def _why_not_on_gpus(program, targets, gradients, by_rows):
     if by_rows:
         return "only some rows are updated"
-    if reason := on.obstacle_on_gpus or codegen.why_not(program):
+    if reason := targets.obstacle_on_gpus or codegen.why_not(program):
         return reason
-    converts = on.have_16_bits or _any_has_dtype(gradients, _OF_16_BITS)
-    for device in on.devices:
+    converts = targets.have_16_bits or _any_has_dtype(gradients, _OF_16_BITS)
+    for device in targets.devices:
         reason = native.why_not_on_gpu(device)
         reason = reason or cuda.prepare(program, device, converts, len(gradients))
         if _keras.inside_xla() and not reason:
@@ -137,7 +137,7 @@ def _any_has_dtype(gradients, dtypes):
 
 def has_norms_on_gpu(device, gradients):
     """Whether native kernels compute norms on a device, given its name."""
-    if not targets.is_gpu(device) or native.why_not_on_gpu(device):
+    if not is_gpu(device) or native.why_not_on_gpu(device):
         return False
     if _any_has_dtype(gradients, _FLOAT64):
         return False

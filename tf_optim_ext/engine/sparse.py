@@ -49,8 +49,8 @@ def all_prepared(gradients, variables, increasing):
 
 
 def _of_shape(gradient, variable):
-    known = gradient.shape.is_fully_defined()
-    return gradient if known else tf.ensure_shape(gradient, variable.shape)
+    is_known = gradient.shape.is_fully_defined()
+    return gradient if is_known else tf.ensure_shape(gradient, variable.shape)
 
 
 def all_dense(gradients, variables):

@@ -1,4 +1,4 @@
-"""What one run of a program works on: variables, their slots, and how they are grouped."""
+"""What one run of a program works on: variables and slots, grouped by device."""
 
 import dataclasses
 import functools
@@ -19,9 +19,9 @@ class Targets:
     Attributes:
         weights: list of variables.
         slots: for each slot of the program, in order, the list of its variables.
-        variable_scalars: likewise, for its state of one number for each variable, or each row.
-        optimizer_scalars: the variables of its state of one number for all.
-        whole: the variables as they were given; kept, because `id`s identify this object.
+        variable_scalars: likewise, for its scalar state of each variable, or of each row.
+        optimizer_scalars: the variables of its scalar state that all variables share.
+        whole: the variables as the caller passed them; kept alive, as their `id`s are cache keys.
         is_joint: whether the update of a variable depends on the others.
         packs_handles: whether `groups` are packed.
     """
@@ -85,7 +85,7 @@ class Targets:
 
     @functools.cached_property
     def compiled(self):
-        """Functions that XLA compiled for these variables; see `lowering.tensorflow`."""
+        """Functions that XLA compiled for these variables; see `backends.tensorflow`."""
         return {}
 
     @functools.cached_property
@@ -194,14 +194,14 @@ class TargetsCache:
         return TargetsCache, ()
 
 
-def of(program, variables, get_slot, optimizer_scalars):
+def make_targets(program, variables, get_slot, optimizer_scalars):
     """The targets of a program that runs over variables.
 
     Args:
         program: a `rule.Program`.
         variables: list of variables.
         get_slot: function from a variable and the name of a slot to the slot.
-        optimizer_scalars: dict from name to variable, of the state of one number for all.
+        optimizer_scalars: dict from name to variable: the scalar state that all variables share.
     """
 
     def slots(names):

@@ -16,8 +16,8 @@ from tf_optim_ext.rule import divide_no_nan, lerp, maximum, sqrt, square, where
 class AdaBelief(RectifiedAdam):
     r"""AdaBelief: long steps where the gradient is what its average predicts, short ones elsewhere.
 
-    Adam with the distance of the gradient from its running average in place of its square; said to
-    generalise like momentum and to be as fast as Adam, and used for training GANs.
+    Adam with the distance of the gradient from its running average in place of its square. Said to
+    generalise like momentum and to be as fast as Adam; used for training GANs.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\

@@ -39,13 +39,13 @@ class AdaBound(Optimizer):
     With `amsgrad`, the largest :math:`v` so far takes the place of :math:`v_t` in the third line.
 
     Args:
-        learning_rate: float, schedule or callable, :math:`\alpha`. Start near 0.001, with what is
-            good for `Adam`.
-        final_learning_rate: float > 0, :math:`\alpha^*`. Start near 0.1, with what is good for
+        learning_rate: float, schedule or callable, :math:`\alpha`. Start near 0.001, the rate
+            for `Adam`.
+        final_learning_rate: float > 0, :math:`\alpha^*`. Start near 0.1, the rate for
             `SGD`. The lower bound rises to it, whatever the learning rate is.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        gamma: float > 0, :math:`\gamma`: the bounds are near after :math:`1 / \gamma` steps.
+        gamma: float > 0, :math:`\gamma`: the bounds have closed in after :math:`1 / \gamma` steps.
         epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
             they are.
         amsgrad: whether to use the largest second moment so far (slot `velocity_hat`).

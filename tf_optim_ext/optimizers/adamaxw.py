@@ -9,8 +9,8 @@ from tf_optim_ext.optimizers.adamax import Adamax
 class AdamaxW(Adamax):
     r"""Adamax with decoupled weight decay.
 
-    For what `Adamax` is good for, where the weights have to be kept small: the decay is not divided
-    by the norm of the gradients.
+    For the uses of `Adamax`, where weights must stay small: the decay is not divided by the norm of
+    the gradients.
 
     .. math::
         w'_{t-1} = w_{t-1} - \gamma \lambda w_{t-1}

@@ -28,7 +28,7 @@ class Adan(Optimizer):
 
     Args:
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001; for large
-            batches up to ten times what is good for `AdamW`.
+            batches up to ten times the rate for `AdamW`.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`, of the differences.
         beta_3: float in [0, 1), :math:`\beta_3`.

@@ -22,13 +22,13 @@ class AMSBound(Optimizer):
                \alpha^* \left(1 + \frac{1}{\gamma t}\right)\right) m_t
 
     Args:
-        learning_rate: float, schedule or callable, :math:`\alpha`. Start near 0.001, with what is
-            good for `Adam`.
-        final_learning_rate: float > 0, :math:`\alpha^*`. Start near 0.1, with what is good for
+        learning_rate: float, schedule or callable, :math:`\alpha`. Start near 0.001, the rate
+            for `Adam`.
+        final_learning_rate: float > 0, :math:`\alpha^*`. Start near 0.1, the rate for
             `SGD`. Not scaled by a schedule, see `AdaBound`.
         beta_1: float in [0, 1), :math:`\beta_1`.
         beta_2: float in [0, 1), :math:`\beta_2`.
-        gamma: float > 0, :math:`\gamma`: the bounds are near after :math:`1 / \gamma` steps.
+        gamma: float > 0, :math:`\gamma`: the bounds have closed in after :math:`1 / \gamma` steps.
         epsilon: float, :math:`\epsilon`. With 0, weights whose gradients were all zero stay where
             they are.
         weight_decay: float, decoupled: before the update, the weights shrink by

@@ -35,9 +35,9 @@ class ConditionalGradient(Optimizer):
             `learning_rate * weight_decay` of themselves. Rarely of use, as they shrink anyway.
         **kwargs: see `Optimizer`.
 
-    Arguments and defaults are those of TensorFlow Addons. A gradient of zeros is no rest: with the
-    Frobenius norm, the weights shrink to :math:`\gamma` times themselves; with the nuclear norm,
-    they move to the corner of whatever singular vectors a matrix of zeros is given.
+    Arguments and defaults are those of TensorFlow Addons. A gradient of zeros still moves the
+    weights: with the Frobenius norm, they shrink to :math:`\gamma` times themselves; with the
+    nuclear norm, they move to the corner of whatever singular vectors a matrix of zeros is given.
 
     Reference:
         Ravi et al., *Constrained Deep Learning using Conditional Gradient and Applications in

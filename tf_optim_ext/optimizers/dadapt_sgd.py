@@ -23,7 +23,7 @@ class DAdaptSGD(Optimizer):
     r"""D-Adaptation: gradient descent with an estimate of the learning rate that only grows.
 
     Leave the learning rate at 1; a schedule multiplies the estimate :math:`d`. For convolutional
-    networks, where `SGD` is good.
+    networks, where `SGD` works well.
 
     .. math::
         \gamma_t &= d_{t-1} \gamma / \lVert g_1 \rVert, \quad g'_t = g_t + \lambda w_{t-1} \\

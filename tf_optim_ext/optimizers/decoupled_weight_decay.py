@@ -140,7 +140,7 @@ class DecoupledWeightDecayExtension(SelectiveWeightDecay):
         return config
 
 
-# A process that loads a model has not made the extended class yet: under this name Keras finds
+# A process that loads a model has not yet made the extended class: under this name Keras finds
 # `_Extended`, which makes it from what the configuration says.
 _NAME = "OptimizerWithDecoupledWeightDecay"
 _KERAS = "keras.optimizers"
@@ -225,9 +225,9 @@ def _name_of(base):
 
 
 def _of_name(name, custom_objects):
-    module, _, own = name.rpartition(".")
+    module, _, class_name = name.rpartition(".")
     if module == _KERAS:
-        return getattr(tf.keras.optimizers, own, None)
+        return getattr(tf.keras.optimizers, class_name, None)
     return tf.keras.utils.get_registered_object(name, custom_objects)
 
 

@@ -31,9 +31,8 @@ class LaProp(Optimizer):
         **kwargs: see `Optimizer`.
 
     The learning rate is outside the momentum, as in the paper's algorithm; the authors' code has it
-    inside. Both are the same while it is constant. The authors' code decays the weights after the
-    update, those that it gave: by `1 - learning_rate * weight_decay` times the update less than
-    here.
+    inside. Both are the same while it is constant. The authors' code applies the decay after the
+    update, to the new weights.
 
     Reference:
         Ziyin, Wang and Ueda, *LaProp: Separating Momentum and Adaptivity in Adam*,

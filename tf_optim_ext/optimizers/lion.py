@@ -19,8 +19,8 @@ class Lion(Optimizer):
         m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
     Args:
-        learning_rate: float, schedule or callable, :math:`\gamma`. A third to a tenth of what is
-            good for `AdamW`.
+        learning_rate: float, schedule or callable, :math:`\gamma`. A third to a tenth of the
+            rate for `AdamW`.
         beta_1: float in [0, 1], :math:`\beta_1`.
         beta_2: float in [0, 1], :math:`\beta_2`.
         weight_decay: float, decoupled: before the update, the weights shrink by

@@ -25,7 +25,7 @@ def nesterov_adam(w, g, s, h, psi):
 class Nadam(Optimizer):
     r"""Nadam as Keras has it: `Adam` with Nesterov momentum that rises within a hundred steps.
 
-    For whom trains with Keras' `Nadam` and wants the same numbers. `NAdamW` is the method of the
+    For those who train with Keras' `Nadam` and want the same results. `NAdamW` is the method of the
     literature.
 
     .. math::
@@ -36,7 +36,8 @@ class Nadam(Optimizer):
                     + \frac{(1 - \mu_t) g_t}{1 - \prod_{i=1}^{t} \mu_i} \\
         w_t &= w_{t-1} - \gamma \frac{\hat m_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
-    The product is one number for all variables, kept in float64 (`scalars["momentum_product"]`).
+    The product is a scalar that all variables share, kept in float64
+    (`scalars["momentum_product"]`).
 
     Args:
         learning_rate: float, schedule or callable, :math:`\gamma`. Start near 0.001.

@@ -14,7 +14,7 @@ class NovoGrad(Optimizer):
     r"""NovoGrad: momentum of gradients that are normalised per variable.
 
     For speech and image networks: as robust as `Adam` against the choice of the learning rate, with
-    the memory of momentum, as the second moment is one number for each variable.
+    the memory of momentum, as the second moment is a scalar for each variable.
 
     .. math::
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) \lVert g_t \rVert^2, \quad

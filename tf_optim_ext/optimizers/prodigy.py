@@ -57,7 +57,7 @@ class Prodigy(Optimizer):
         **kwargs: see `Optimizer`.
 
     The state :math:`d` (`scalars["d"]`), its maximum, the numerator :math:`r` and the count `k` of
-    steps from the first gradient that is not zero are one number each for all variables. The slot
+    steps from the first gradient that is not zero are scalars that all variables share. The slot
     `initial_weights`, :math:`w_0`, holds the weights before a variable's first update, and NaN
     until then. This follows the authors' code; the maximum of the estimates counts only up to
     `growth_rate`, as there.

@@ -11,16 +11,16 @@ from tf_optim_ext.rule import lerp
 class QHM(Optimizer):
     r"""Quasi-hyperbolic momentum: the mean of a plain and of a momentum step of gradient descent.
 
-    It has Nesterov momentum, and several other methods, as special cases, and allows for a longer
-    average than they do.
+    Nesterov momentum and several other methods are special cases. It allows for a longer average
+    than they do.
 
     .. math::
         m_t &= \beta m_{t-1} + (1 - \beta) g_t \\
         w_t &= w_{t-1} - \gamma ((1 - \nu) g_t + \nu m_t)
 
     Args:
-        learning_rate: float, schedule or callable, :math:`\gamma`. Start near 1.0: what is good for
-            `SGD` with momentum :math:`\mu`, divided by :math:`1 - \mu`.
+        learning_rate: float, schedule or callable, :math:`\gamma`. Start near 1.0: the rate
+            for `SGD` with momentum :math:`\mu`, divided by :math:`1 - \mu`.
         beta: float in [0, 1), :math:`\beta`.
         nu: float in [0, 1], :math:`\nu`, the share of the momentum step. :math:`\nu = \beta` is
             Nesterov momentum.

@@ -35,7 +35,7 @@ def rectification(limit, length):
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
 class RectifiedAdam(Optimizer):
-    r"""RAdam: Adam that waits with its second moment until enough gradients were seen.
+    r"""RAdam: Adam that does without its second moment until it has seen enough gradients.
 
     Makes the warm-up of `Adam` unnecessary: early steps are those of momentum, and the first
     adaptive ones are small.

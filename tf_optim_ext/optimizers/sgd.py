@@ -10,7 +10,7 @@ from tf_optim_ext.base.optimizer import Optimizer
 class SGD(Optimizer):
     r"""Stochastic gradient descent with momentum and Nesterov momentum.
 
-    The plain method that every other one is compared with. With momentum 0.9 and a well-tuned,
+    The plain method, with which all others are compared. With momentum 0.9 and a well-tuned,
     decaying learning rate it is hard to beat for convolutional networks.
 
     .. math::

@@ -18,7 +18,7 @@ class SignSGD(Optimizer):
 
     Args:
         learning_rate: float, schedule or callable, :math:`\gamma`, the size of every step. Start
-            near 0.0001, a tenth of what is good for `Adam`.
+            near 0.0001, a tenth of the rate for `Adam`.
         weight_decay: float, decoupled: before the update, the weights shrink by
             `learning_rate * weight_decay` of themselves.
         **kwargs: see `Optimizer`.

@@ -12,8 +12,8 @@ class StableAdamW(Optimizer):
     r"""StableAdamW: AdamW whose learning rate drops where the second moment is out of date.
 
     Where gradients outgrow their running average, AdamW takes steps that are too large, and the
-    loss spikes. Here each variable's learning rate is divided by how much they do, as in Adafactor,
-    which replaces clipping of gradients.
+    loss spikes. Here each variable's learning rate is divided by how far they do, as in Adafactor,
+    which takes the place of gradient clipping.
 
     .. math::
         \hat\beta &= \beta \frac{1 - \beta^{t-1}}{1 - \beta^t} \\

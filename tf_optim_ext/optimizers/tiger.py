@@ -11,7 +11,7 @@ from tf_optim_ext.rule import lerp, sign
 class Tiger(Optimizer):
     r"""Tiger, a *tight-fisted optimizer*: the sign of the momentum, and weight decay.
 
-    `Lion` with one beta for both of its uses: as little memory, and as few numbers to choose, as an
+    `Lion` with one beta for both of its uses: as little memory, and as few hyperparameters, as an
     optimizer for transformers can do with.
 
     .. math::
@@ -20,7 +20,7 @@ class Tiger(Optimizer):
 
     Args:
         learning_rate: float, schedule or callable, :math:`\gamma`, the size of every step. Start
-            near 0.0003, a third to a tenth of what is good for `AdamW`.
+            near 0.0003, a third to a tenth of the rate for `AdamW`.
         beta: float in [0, 1], :math:`\beta`.
         weight_decay: float or None, :math:`\lambda`.
         **kwargs: see `Optimizer`.

@@ -21,7 +21,7 @@ def tanh(x):
 
 @tf.keras.utils.register_keras_serializable("tf_optim_ext")
 class Yogi(Optimizer):
-    r"""Yogi: Adam whose second moment forgets slowly what large gradients there were.
+    r"""Yogi: Adam whose second moment forgets large gradients slowly.
 
     For sparse or noisy gradients, after which Adam's second moment would fall, and its steps grow,
     too fast: here it changes by the size of the gradients alone.

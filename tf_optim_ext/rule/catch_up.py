@@ -23,7 +23,7 @@ def catch_up(rule, decay, w, s, h):
     moved them they do not get.
 
     Args:
-        rule, w, s, h: as of `frame.complete`.
+        rule, w, s, h: as of `transforms.complete`.
         decay: function of `w` and `h`.
 
     Raises:
@@ -32,7 +32,7 @@ def catch_up(rule, decay, w, s, h):
     missed = maximum(h.step - 1 - getattr(s, LAST_STEP), 0.0)
     probe = s.fresh()
     # From step to step: the learning rate and weight decay may be schedules.
-    varying = {*RESERVED, "weight_decay", *s.numbers()} - {"size"}
+    varying = {*RESERVED, "weight_decay", *s.scalars()} - {"size"}
     rule(w, _ZERO, probe, h)
     for name, value in probe.assigned().items():
         factor = _factor(value, getattr(s.fresh(), name))
@@ -91,12 +91,12 @@ def _sum(op, x, y):
 
 
 def _product(args, factors, zero, base):
-    for own, other in ((0, 1), (1, 0)):
-        if zero[own]:
-            return factors[own]
+    for this, other in ((0, 1), (1, 0)):
+        if zero[this]:
+            return factors[this]
         by = _scale(args[other], base)
-        if factors[own] is not None and by is not None:
-            return by if _is(factors[own], 1.0) else factors[own] * by
+        if factors[this] is not None and by is not None:
+            return by if _is(factors[this], 1.0) else factors[this] * by
     return None
 
 

@@ -38,9 +38,9 @@ class Program:
             `input` ("w", "g" or the name of a slot), `scalar` (a name in `scalars`) and `constant`.
         outputs: name of what is written ("w" or a slot) -> index of the node that holds its value.
         slots: names of the slots the rule touches, in the order of their declaration.
-        hyperparameters: names of the numbers that the optimizer provides.
-        variable_scalars: names of the state it touches that is one number for each variable.
-        optimizer_scalars: names of the state it touches that is one number for all variables.
+        hyperparameters: names of the scalars that the optimizer provides.
+        variable_scalars: names of the scalar state of each variable that it touches.
+        optimizer_scalars: names of the scalar state of all variables that it touches.
         scalar_outputs: name of such state that is written -> index of the node with its value.
         by_row: whether "variable", in everything above, means one row of a variable.
     """
@@ -56,7 +56,7 @@ class Program:
 
     @property
     def scalars(self):
-        """Names of all numbers it is handed, in order."""
+        """Names of all scalars that it takes, in order."""
         return (*RESERVED, *self.hyperparameters, *self.state_scalars)
 
     @property
@@ -122,13 +122,13 @@ class Program:
 
     def cone(self, roots, follow):
         """Indices, ascending, of the nodes that `roots` need, as far as `follow(index)` holds."""
-        found, todo = set(), list(roots)
+        reached, todo = set(), list(roots)
         while todo:
             i = todo.pop()
-            if i not in found and follow(i):
-                found.add(i)
+            if i not in reached and follow(i):
+                reached.add(i)
                 todo.extend(self.nodes[i].args)
-        return sorted(found)
+        return sorted(reached)
 
     def accesses(self, stage):
         """Names of the arrays that pass number `stage` reads, and those that it writes."""

@@ -38,8 +38,8 @@ class _State:
         """The state as it was before the rule."""
         return _State(*self._names)
 
-    def numbers(self):
-        """Names of the state that is numbers."""
+    def scalars(self):
+        """Names of the scalar state."""
         return self._names[1]
 
     def assigned(self):
@@ -61,10 +61,10 @@ class _Scalars:
         if name in self._flags:
             return self._flags[name]
         if name not in self._names:
-            known = sorted({*self._names, *self._flags})
+            declared = sorted({*self._names, *self._flags})
             raise AttributeError(
                 f"The rule uses {name!r}, which is not a declared hyperparameter or flag. "
-                f"Known: {known}"
+                f"Known: {declared}"
             )
         return Expr("scalar", data=name)
 
@@ -85,8 +85,8 @@ def trace(
         slots: names of the slots it may use.
         hyperparameters: names it may use beside `RESERVED`.
         flags: dict of the Python values it may branch on.
-        variable_scalars: names of the state it may use that is one number for each variable.
-        optimizer_scalars: names of the state it may use that is one number for all variables.
+        variable_scalars: names of the scalar state of each variable that it may use.
+        optimizer_scalars: names of the scalar state of all variables that it may use.
         by_row: whether every row of a variable is to be treated as a variable of its own.
 
     Returns:
@@ -100,8 +100,8 @@ def trace(
     for name in (*names, *(flags or {})):
         if name in ("w", "g", *RESERVED) or not name.isidentifier():
             raise ValueError(f"{name!r} cannot be the name of a slot, hyperparameter or flag.")
-    # A slot and a hyperparameter may share a name (SGD's momentum): both are told apart by `s` and
-    # `h`. A number of the state and a hyperparameter are both scalars.
+    # A slot and a hyperparameter may share a name (SGD's momentum): `s` and `h` tell them apart.
+    # Scalar state and hyperparameters are both scalars, and may not.
     for name in (*variable_scalars, *optimizer_scalars):
         if names.count(name) > 1:
             raise ValueError(f"{name!r} is declared twice.")
@@ -122,7 +122,7 @@ def trace(
     for name, value in {**of_variables, **of_optimizer}.items():
         if value.tensor or value.op in COMPARISONS:
             raise TypeError(
-                f"The new value of {name!r} must be one number, for example a `reduce_sum`. "
+                f"The new value of {name!r} must be a scalar, for example a `reduce_sum`. "
                 f"Received: {value!r}"
             )
     for name, value in of_optimizer.items():
@@ -134,7 +134,7 @@ def trace(
 
 
 def _check_common(name, value, variable_scalars):
-    """Refuses a value for all variables that depends on one of them."""
+    """Refuses a value that all variables share but that depends on one of them."""
     todo, done = [value], set()
     while todo:
         expr = todo.pop()
@@ -145,8 +145,8 @@ def _check_common(name, value, variable_scalars):
         varies = expr.op == "scalar" and expr.data in (*VARYING, *variable_scalars)
         if varies or expr.op in ("reduce_sum", "reduce_max"):
             raise TypeError(
-                f"{name!r} is one number for all variables, but its new value depends on {expr!r}, "
-                "which each variable has its own of: use `global_sum`."
+                f"All variables share the scalar {name!r}, but its new value depends on {expr!r}, "
+                "which differs between variables: use `global_sum`."
             )
 
 

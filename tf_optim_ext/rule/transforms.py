@@ -1,11 +1,11 @@
-"""What surrounds every rule within the same pass: scaling, clipping, weight decay, caution."""
+"""What runs in the same pass as a rule: scaling, clipping, weight decay, caution."""
 
 from tf_optim_ext.rule import clip, maximum, reduce_mean, sign, square, where
 from tf_optim_ext.rule.catch_up import NotConstant, catch_up
 
 HYPERPARAMETERS = ("clipvalue", "weight_decay", "fully_decoupled_weight_decay")
 FLAGS = ("cautious", "cautious_weight_decay")
-NEEDS_ALL_ROWS = "its update needs norms or numbers of whole variables, and cannot treat rows alone"
+NEEDS_ALL_ROWS = "its update needs norms or scalars of whole variables, and cannot treat rows alone"
 
 
 class Unsupported(TypeError):
@@ -39,7 +39,7 @@ def squared(g, h):
 
 
 def complete(rule, stateful_decay, w, g, s, h):
-    """The new weights: a rule with everything around it.
+    """The new weights: a rule with all transforms around it.
 
     Args:
         rule: a rule.

@@ -1,8 +1,8 @@
 """Slots that exist before the optimizer is built, because a checkpoint holds them.
 
-`tf.train.Checkpoint.restore` hands over each slot together with its variable. So the slots of
-variables that exist are there when it returns, as those of TensorFlow 2.0 were; `build` takes
-them over at their places in the order of creation.
+`tf.train.Checkpoint.restore` passes each slot with its variable. So the slots of existing variables
+are there when it returns, as in TensorFlow 2.0; `build` takes them over, at their places in the
+order of creation.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ def create(optimizer, variable, slot_name, key, position):
         slot_name, key: name of the slot, and what identifies the variable.
         position: where the slot is in the checkpoint.
     """
-    found = optimizer._untracked.restored_slots.get((slot_name, key))
-    if found is not None or optimizer.built or not _can_be_created(position):
-        return found
+    restored = optimizer._untracked.restored_slots.get((slot_name, key))
+    if restored is not None or optimizer.built or not _can_be_created(position):
+        return restored
     if not tf.as_dtype(variable.dtype).is_floating or not variable.shape.is_fully_defined():
         return None
     shape, dtype = _declared(optimizer, variable, slot_name)
@@ -54,7 +54,7 @@ def find(optimizer, variable, slot_name, key):
 
 
 def rows(variable):
-    """The shape of what is one number for each row of a variable."""
+    """The shape of what has one scalar for each row of a variable."""
     return [variable.shape[0] if variable.shape.rank else 1]
 
 

@@ -20,7 +20,7 @@ class Slots(_keras.KerasOptimizer):
     """Slots and other state: created, found, named.
 
     A *slot* is a variable that belongs to one variable of the model, for example its momentum.
-    Slots are float32 (float64 for float64 variables), also for 16-bit weights.
+    Slots are float32, also for 16-bit weights, and float64 for float64 weights.
     """
 
     def __init__(self, learning_rate, **kwargs):
@@ -46,7 +46,7 @@ class Slots(_keras.KerasOptimizer):
             self._untrack(slot)
 
     def _sort_slots(self, positions):
-        """Brings the slots of each name in the order of the variables, by which they are saved."""
+        """Sorts the slots of each name by the order of the variables, in which they are saved."""
         for name, slots in self._untracked.slots.items():
             # Last those that `add_slot` made for other variables.
             order = sorted(slots, key=lambda key: positions.get(key, len(positions)))
@@ -110,7 +110,7 @@ class Slots(_keras.KerasOptimizer):
         return initializer
 
     def _create_scalars(self, variables):
-        """Creates the state that is numbers: in float64, whatever the weights are."""
+        """Creates the scalar state: in float64, whatever the dtype of the weights."""
         program = self._program()
         for name in program.variable_scalars:
             for variable in variables:
@@ -132,7 +132,7 @@ class Slots(_keras.KerasOptimizer):
 
     @property
     def scalars(self):
-        """The state that is one number for all variables: dict from name to variable."""
+        """The scalar state that all variables share: dict from name to variable."""
         return dict(self._untracked.optimizer_scalars)
 
     def add_slot(self, var, slot_name, initializer="zeros", shape=None):
@@ -252,9 +252,9 @@ class Slots(_keras.KerasOptimizer):
         named.update(self._untracked.optimizer_scalars)
         for name, slots in self._untracked.slots.items():
             named.update({f"{name}.{i}": slot for i, slot in enumerate(slots.values())})
-        known = {id(v) for v in named.values()}
+        ids = {id(v) for v in named.values()}
         for variable in self._state_variables:
-            if id(variable) not in known:
+            if id(variable) not in ids:
                 key, count = variable.name, 0
                 while key in named:
                     count += 1

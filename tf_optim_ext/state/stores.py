@@ -36,7 +36,7 @@ class Stores(Slots):
         return {**stored, **now}
 
     def _misfit(self, stored):
-        """How a stored state does not fit the one that there is: a text, or None if it does.
+        """How a stored state differs from what this optimizer needs: a text, or None if it fits.
 
         Raises:
             ValueError: it is of an optimizer like this one, over as many variables of the same
@@ -106,8 +106,8 @@ class Stores(Slots):
         stored = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118 (h5 stores)
         if stored:
             graphs.check_runs_now("Loading", "a `tf.compat.v1.train.Saver` of `variables`")
-        own = np.frombuffer(type(self).__name__.encode(), np.uint8)
-        if not np.array_equal(name := stored.pop(CLASS_NAME, own), own):
+        class_name = np.frombuffer(type(self).__name__.encode(), np.uint8)
+        if not np.array_equal(name := stored.pop(CLASS_NAME, class_name), class_name):
             self._warn_unused(f"It is the state of {name.tobytes().decode(errors='replace')!r}")
             return
         if self.built and (misfit := self._misfit(stored)):
@@ -121,8 +121,8 @@ class Stores(Slots):
                 key: (np.asarray(v), stored[key]) for key, v in variables.items() if key in stored
             }
         self._warn_of_other_rate(variables, stored)
-        found = [(v, stored[key]) for key, v in variables.items() if key in stored]
-        _assign_all(self._strategy, found)
+        assignments = [(v, stored[key]) for key, v in variables.items() if key in stored]
+        _assign_all(self._strategy, assignments)
 
     def _warn_unused(self, reason):
         steps = int(self._counter.numpy())
@@ -163,7 +163,7 @@ def _counts(keys):
         positions.setdefault(name if has_position else key, []).append(
             int(position) if has_position else 0
         )
-    return {name: (len(found), max(found) + 1) for name, found in positions.items()}
+    return {name: (len(numbers), max(numbers) + 1) for name, numbers in positions.items()}
 
 
 def _damaged(stored):

@@ -44,9 +44,9 @@ def run(optimizer, steps=5, *, in_function=False, gradients=make_gradients, kind
     return variables
 
 
-def compare_with_keras(entry, frame, steps=5, **kwargs):
+def compare_with_keras(entry, options, steps=5, **kwargs):
     """Trains ours and Keras' optimizer, asserts that the weights are equal, returns both."""
-    ours, theirs = entry.make(**frame), keras_twin(entry, **frame)
+    ours, theirs = entry.make(**options), keras_twin(entry, **options)
     assert_close(run(ours, steps, **kwargs), run(theirs, steps, **kwargs))
     return ours, theirs
 
@@ -133,8 +133,8 @@ class TestAverage:
         self.check_average(ADAM, frequency)
 
     def check_average(self, entry, frequency):
-        frame = {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": frequency}
-        ours, theirs = compare_with_keras(entry, frame)
+        options = {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": frequency}
+        ours, theirs = compare_with_keras(entry, options)
         variables = ours._trainable_variables
         averages = [ours.get_slot(v, "average") for v in variables]
         assert_close(averages, theirs._model_variables_moving_average)
@@ -145,8 +145,8 @@ class TestAverage:
 
     @pytest.mark.parametrize("frequency", [None, 2])
     def test_equals_keras_in_a_function(self, frequency):
-        frame = {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": frequency}
-        ours, theirs = compare_with_keras(ADAM, frame, in_function=True)
+        options = {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": frequency}
+        ours, theirs = compare_with_keras(ADAM, options, in_function=True)
         assert_close(ours.variables, theirs.variables)
 
     def test_finalize_without_average_changes_nothing(self, entry):
@@ -163,16 +163,16 @@ class TestAverage:
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
     def test_of_other_dtypes(self, dtype):
-        frame = {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 2}
-        optimizer, variables = ADAM.make(**frame), make_variables(dtype=dtype)
+        options = {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 2}
+        optimizer, variables = ADAM.make(**options), make_variables(dtype=dtype)
         train(optimizer, variables, 4)
         average = optimizer.get_slot(variables[0], "average")
         assert average.dtype == ("float64" if dtype == "float64" else "float32")
         assert same(arrays(variables[:1]), arrays([tf.cast(average.value, dtype)]))
 
     def test_overwritten_weights_and_averages_do_not_share_memory(self):
-        frame = {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2}
-        optimizer = tf_optim_ext.SGD(1.0, **frame)
+        options = {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2}
+        optimizer = tf_optim_ext.SGD(1.0, **options)
         variable = tf.Variable([0.0])
         average = []
         for _ in range(3):
@@ -186,8 +186,8 @@ class TestAverage:
 class TestAccumulation:
     @has_twin
     def test_equals_keras(self, entry):
-        frame = {"gradient_accumulation_steps": 3, "clipnorm": 0.3}
-        ours, theirs = compare_with_keras(entry, frame, steps=8)
+        options = {"gradient_accumulation_steps": 3, "clipnorm": 0.3}
+        ours, theirs = compare_with_keras(entry, options, steps=8)
         assert int(ours.iterations) == int(theirs.iterations) == 2
         assert int(ours._iterations) == 8
         # The two calls since the latest update.
@@ -197,8 +197,8 @@ class TestAccumulation:
 
     @clippings
     def test_equals_keras_in_a_function(self, clipping):
-        frame = {"gradient_accumulation_steps": 3, **clipping}
-        compare_with_keras(ADAM, frame, steps=8, in_function=True)
+        options = {"gradient_accumulation_steps": 3, **clipping}
+        compare_with_keras(ADAM, options, steps=8, in_function=True)
 
     def test_equals_one_step_on_the_mean(self, entry):
         optimizer, variables = entry.make(gradient_accumulation_steps=2), make_variables()
@@ -215,8 +215,8 @@ class TestAccumulation:
 
     @has_twin
     def test_averages_advance_with_updates_only(self, entry):
-        frame = {"gradient_accumulation_steps": 2, "use_ema": True, "ema_momentum": 0.5}
-        ours, theirs = compare_with_keras(entry, frame, steps=6)
+        options = {"gradient_accumulation_steps": 2, "use_ema": True, "ema_momentum": 0.5}
+        ours, theirs = compare_with_keras(entry, options, steps=6)
         other, expected = entry.make(use_ema=True, ema_momentum=0.5), make_variables()
         for i in range(3):
             pairs = zip(make_gradients(2 * i), make_gradients(2 * i + 1))
@@ -239,7 +239,7 @@ class TestAccumulation:
 
     def test_everything_at_once(self, entry):
         # The same numbers in a function as eagerly.
-        frame = {
+        options = {
             "gradient_accumulation_steps": 2,
             "use_ema": True,
             "ema_momentum": 0.5,
@@ -250,7 +250,7 @@ class TestAccumulation:
         }
         results = []
         for in_function in (False, True):
-            optimizer = entry.make(**frame)
+            optimizer = entry.make(**options)
             variables = run(optimizer, 8, in_function=in_function, kind="tf")
             results.append(arrays([*variables, *optimizer.variables]))
         assert_close(*results)
@@ -264,7 +264,7 @@ def decayed(optimizer, variables):
     return [not np.array_equal(a, b) for a, b in zip(before, arrays(variables))]
 
 
-class TestDecayExemptions:
+class TestDecayExclusions:
     @both_kinds
     @pytest.mark.parametrize(
         ("select", "expected"),
@@ -413,7 +413,7 @@ def two_layers():
     )
 
 
-@keras.saving.register_keras_serializable("test_frame")
+@keras.saving.register_keras_serializable("test_transforms")
 class TwoLayers(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
