@@ -121,7 +121,7 @@ class TestSteps:
             {"cautious_weight_decay": True},
             {"learning_rate": tf.keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)},
         ],
-        ids=str,
+        ids="-".join,
     )
     def test_options(self, options, monkeypatch):
         actual, expected = both(lambda: tf_optim_ext.AdamW(**options), monkeypatch, steps=4)
