@@ -8,88 +8,81 @@ python -m benchmarks --gate                   # compares ratios with benchmarks/
 python -m benchmarks --draw                   # pictures of results that are there
 """
 
-import argparse
+import dataclasses
 import importlib
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from absl import app, flags
 
 from benchmarks import arguments, gate, models, report, results
 from benchmarks.options import Options
 from benchmarks.peers import OTHERS, PEERS
 
 SUITES = ("step", "train", "embedding", "quality")
-QUICK = ("--repeats=3", "--repeat_seconds=0.02")
+QUICK = {"repeats": 3, "repeat_seconds": 0.02}
+FLAGS = flags.FLAGS
 
 
-def names(check: Callable[[str], object]) -> Callable[[str], tuple[str, ...]]:
-    """Reads a list with commas; `check` returns None or raises ValueError for what is wrong."""
+class Names(flags.ArgumentParser):
+    """A list with commas; `check` returns None or raises ValueError for what is wrong."""
 
-    def read(text: str) -> tuple[str, ...]:
-        found = tuple(text.split(",")) if text else ()
-        for name in found:
-            try:
-                right = check(name) is not None
-            except ValueError as error:
-                raise argparse.ArgumentTypeError(str(error)) from error
-            if not right:
-                raise argparse.ArgumentTypeError(f"{name!r} is not allowed")
-        return found
+    def __init__(self, check: Callable[[str], object]) -> None:
+        self._check = check
 
-    return read
+    def parse(self, text: str | tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(text.split(",")) if text and isinstance(text, str) else tuple(text)
+        for name in names:
+            if self._check(name) is None:
+                raise ValueError(f"{name!r} is not allowed")
+        return names
 
 
-def like(*patterns: str) -> Callable[[str], tuple[str, ...]]:
-    return names(re.compile("|".join(patterns)).fullmatch)
+def like(*patterns: str) -> Callable[[str], object]:
+    return re.compile("|".join(patterns)).fullmatch
 
 
-def interpreter(text: str) -> tuple[str, str]:
-    name, separator, path = text.partition("=")
-    if name not in PEERS or not separator:
-        raise argparse.ArgumentTypeError(f"must be like torch=/path/to/python: {text}")
-    return name, path
+def define_names(name: str, check: Callable[[str], object], text: str, default=None) -> None:
+    flags.DEFINE(Names(check), name, default, text, serializer=flags.ListSerializer(","))
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add, number = found.add_argument, {"type": int}
-    switch = {"action": argparse.BooleanOptionalAction}
-    add("--suite", type=like(*SUITES), default=SUITES, help=f"from {', '.join(SUITES)}")
-    add("--device", choices=("cpu", "gpu"), help="where the weights are")
-    add("--sweeps", type=like(r"\w+"), help="of step: see benchmarks/step.py")
-    add("--optimizers", type=like(r"[\w. ()]+"), help="names of classes")
-    add("--shapes", type=names(models.of), help="of step: models, or like 3*4096x4096+7")
-    add("--step_options", type=names(arguments.parsed), help="of step: like none,mask+clip")
-    add("--tables", type=like(r"[1-9]\d*x[1-9]\d*"), help="of embedding: like 1000000x64")
-    add("--rows", type=like(r"[1-9]\d*"), help="of embedding: of a gradient, with duplicates")
-    add("--duplicates", type=like(r"\d\d?"), help="of embedding: percent of the rows")
-    add("--peers", type=like(*OTHERS), help=f"from {', '.join(OTHERS)}; may be empty")
-    add("--threads", **number, help="of each library, and CPUs in use")
-    add("--repeats", **number, help="timed repeats of each row")
-    add("--repeat_seconds", type=float, help="a repeat takes at least about this long")
-    add("--seed", **number, help="of weights, gradients and order")
-    add("--quick", **switch, help="small and few, to see that it works; writes only with --out")
-    add("--keep_memory", **switch, help="let malloc keep freed memory: peers allocate a lot")
-    add("--python", type=interpreter, action="append", help="peer=path of an interpreter")
-    add("--out", type=Path, help="folder for results and pictures")
-    add("--gate", action="store_true", help="only compare ratios with their thresholds")
-    add("--draw", action="store_true", help="only draw results that are there")
-    found.set_defaults(**{**vars(Options()), "peers": OTHERS, "python": []})
-    return found
+DEFAULT = Options()
+define_names("suite", like(*SUITES), f"from {', '.join(SUITES)}", SUITES)
+flags.DEFINE_enum("device", DEFAULT.device, ("cpu", "gpu"), "where the weights are")
+define_names("sweeps", like(r"\w+"), "of step: see benchmarks/step.py")
+define_names("optimizers", like(r"[\w. ()]+"), "names of classes")
+define_names("shapes", models.of, "of step: models, or like 3*4096x4096+7")
+define_names("step_options", arguments.parsed, "of step: like none,mask+clip")
+define_names("tables", like(r"[1-9]\d*x[1-9]\d*"), "of embedding: like 1000000x64")
+define_names("rows", like(r"[1-9]\d*"), "of embedding: of a gradient, with duplicates")
+define_names("duplicates", like(r"\d\d?"), "of embedding: percent of the rows")
+define_names("peers", like(*OTHERS), f"from {', '.join(OTHERS)}; may be empty", OTHERS)
+flags.DEFINE_integer("threads", DEFAULT.threads, "of each library, and CPUs in use", 1)
+flags.DEFINE_integer("repeats", DEFAULT.repeats, "timed repeats of each row", 1)
+flags.DEFINE_float("repeat_seconds", DEFAULT.repeat_seconds, "a repeat takes about this long", 0)
+flags.DEFINE_integer("seed", DEFAULT.seed, "of weights, gradients and order")
+flags.DEFINE_bool("quick", False, "small and few, to see that it works; writes only with --out")
+flags.DEFINE_bool("keep_memory", True, "let malloc keep freed memory: peers allocate a lot")
+flags.DEFINE_multi_string("python", [], "peer=path of an interpreter")
+flags.DEFINE_string("out", None, "folder for results and pictures")
+flags.DEFINE_bool("gate", False, "only compare ratios with their thresholds")
+flags.DEFINE_bool("draw", False, "only draw results that are there")
+flags.register_validator(
+    "python",
+    lambda given: all(text.partition("=")[0] in PEERS and "=" in text for text in given),
+    f"must be like torch=/path/to/python, for one of {', '.join(PEERS)}",
+)
 
 
-def parsed(given: Sequence[str]) -> tuple[argparse.Namespace, Options]:
-    flags = parser().parse_args(given)
-    if flags.quick:
-        flags = parser().parse_args([*QUICK, *given])
-    return flags, Options(**{name: getattr(flags, name) for name in vars(Options())})
+def options(values: flags.FlagValues) -> Options:
+    """What flags say."""
+    given = {field.name: values[field.name].value for field in dataclasses.fields(Options)}
+    if values.quick:
+        given.update({name: x for name, x in QUICK.items() if not values[name].present})
+    pythons = tuple(tuple(text.split("=", 1)) for text in values.python)
+    return Options(**{**given, "python": pythons})
 
 
 def draw(suites: Sequence[str], folder: Path, device: str) -> None:
@@ -116,21 +109,28 @@ def run(suites: Sequence[str], options: Options, folder: Path | None) -> list[st
     return failed
 
 
-def main(given: Sequence[str]) -> None:
-    flags, options = parsed(given)
-    folder = flags.out or results.RESULTS
-    if flags.draw:
-        draw(flags.suite, folder, options.device)
+def execute(values: flags.FlagValues) -> None:
+    wanted = options(values)
+    out = values.out and Path(values.out)
+    folder = out or results.RESULTS
+    if values.draw:
+        draw(values.suite, folder, wanted.device)
         return
     if cpus := results.allowed_cpus():  # here, and in the processes that are started
-        os.sched_setaffinity(0, cpus[: options.threads])
-    if flags.gate:
-        failed = gate.run(options, report.console())
+        os.sched_setaffinity(0, cpus[: wanted.threads])
+    if values.gate:
+        failed = gate.run(wanted, report.console())
     else:
-        failed = run(flags.suite, options, flags.out if options.quick else folder)
+        failed = run(values.suite, wanted, out if wanted.quick else folder)
     if failed:
         raise SystemExit("benchmarks: " + "; ".join(failed))
 
 
+def main(given: Sequence[str]) -> None:
+    if len(given) > 1:
+        raise app.UsageError(f"unexpected arguments: {given[1:]}")
+    execute(FLAGS)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    app.run(main)

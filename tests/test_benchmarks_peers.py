@@ -58,7 +58,14 @@ def test_a_table(measure):
     assert rows["stream"]["ms"] > 0
 
 
-@pytest.mark.parametrize("options", [EVERYTHING, ("accumulate",), ("clip", "accumulate")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        EVERYTHING,
+        pytest.param(("accumulate",), marks=pytest.mark.long),
+        pytest.param(("clip", "accumulate"), marks=pytest.mark.long),
+    ],
+)
 def test_options(measure, options):
     keys = "ours_eager ours_function keras_function raw_ops_eager"
     rows = measure(keys, "ours", "keras", "raw_ops", options=options)

@@ -188,7 +188,14 @@ class TestLaunches:
         blocks = sum(-(-int(np.prod(shape)) // lowering.CHUNK) for shape in SHAPES)
         assert launches(stub) == [["scalars0", "1"], ["pass0", str(blocks)]]
 
-    @pytest.mark.parametrize("cls", [tf_optim_ext.AdamW, tf_optim_ext.LAMB, tf_optim_ext.Prodigy])
+    @pytest.mark.parametrize(
+        "cls",
+        [
+            pytest.param(tf_optim_ext.AdamW, marks=pytest.mark.long),
+            pytest.param(tf_optim_ext.LAMB, marks=pytest.mark.long),
+            tf_optim_ext.Prodigy,
+        ],
+    )
     @pytest.mark.parametrize("large", [False, True])
     def test_as_many_as_arguments_have_room_for(self, cls, large, monkeypatch, stub):
         monkeypatch.setattr(cuda, "_takes_large_tables", lambda: large)

@@ -119,9 +119,11 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_options(entry, options):
-    check(sequential, lambda: entry.make(**options))
+@pytest.mark.parametrize(
+    "name", ["both", *(pytest.param(n, marks=pytest.mark.long) for n in OPTIONS if n != "both")]
+)
+def test_options(entry, name):
+    check(sequential, lambda: entry.make(**OPTIONS[name]))
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW-amsgrad", "Adagrad"])

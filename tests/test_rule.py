@@ -10,7 +10,7 @@ import pytest
 import rules
 
 import tf_optim_ext
-from tf_optim_ext import build, catalogue
+from tf_optim_ext import catalogue
 from tf_optim_ext.backends import numpy as numpy_lowering
 from tf_optim_ext.backends import tensorflow as tensorflow_lowering
 from tf_optim_ext.codegen import cpp, expressions
@@ -493,12 +493,6 @@ class TestLimitsOfNativeKernels:
         names.append("h64")
         with pytest.raises(ValueError, match=r"has 65 scalars in one pass; .* at most 64"):
             cpp.emit_program(trace(rule, (), names), "sixty-five")
-
-    def test_they_are_those_of_the_frame(self):
-        header = (build.SOURCES / "kernel.h").read_text()
-        assert f"kMaxArrays = {cpp.MAX_ARRAYS};" in header
-        assert f"kMaxScalars = {cpp.MAX_SCALARS};" in header
-        assert f"kMaxReductions = {cpp.MAX_REDUCTIONS};" in header
 
     def test_sources_say_what_they_are(self):
         text = cpp.emit(catalogue.all_programs())

@@ -33,7 +33,9 @@ from schedule_free_models import (
 import tf_optim_ext
 
 
-@pytest.fixture(params=["ScheduleFreeSGD", "ScheduleFreeAdamW"])
+@pytest.fixture(
+    params=[pytest.param("ScheduleFreeSGD", marks=pytest.mark.long), "ScheduleFreeAdamW"]
+)
 def make(request):
     return MAKERS[request.param]
 

@@ -38,7 +38,9 @@ from schedule_free_models import (
 import tf_optim_ext
 
 
-@pytest.fixture(params=["ScheduleFreeSGD", "ScheduleFreeAdamW"])
+@pytest.fixture(
+    params=[pytest.param("ScheduleFreeSGD", marks=pytest.mark.long), "ScheduleFreeAdamW"]
+)
 def make(request):
     return MAKERS[request.param]
 
@@ -409,6 +411,7 @@ def on_two_devices():
     return outcomes_of("two_devices_schedule_free.py")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", two_devices_schedule_free.CHECKS)
 def test_mirrored_strategy(on_two_devices, check):
     assert on_two_devices[check] == "equal"

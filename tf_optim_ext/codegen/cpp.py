@@ -7,6 +7,9 @@ compiler vectorises, and one function per pass that computes, in double, the sca
 The driver around them (formats, threads, order of reductions) is `csrc/driver.h`.
 """
 
+import pathlib
+import re
+
 from tf_optim_ext.codegen import expressions
 from tf_optim_ext.rule import Program
 
@@ -16,8 +19,16 @@ REDUCTIONS = {
     "reduce_max": ("max_strip", "max_of_lanes"),
     "global_sum": ("add_strip", "sum_of_lanes"),
 }
-# kMaxArrays, kMaxScalars, kMaxState and kMaxReductions in csrc/kernel.h.
-MAX_ARRAYS, MAX_SCALARS, MAX_STATE, MAX_REDUCTIONS = 16, 64, 16, 8
+
+
+def _limit(name):
+    """A constant of the frame that kernels run in."""
+    header = pathlib.Path(__file__).parent.parent / "csrc" / "kernel.h"
+    return int(re.search(rf"constexpr int {name} = (\d+);", header.read_text())[1])
+
+
+MAX_ARRAYS, MAX_SCALARS = _limit("kMaxArrays"), _limit("kMaxScalars")
+MAX_STATE, MAX_REDUCTIONS = _limit("kMaxState"), _limit("kMaxReductions")
 # The arrays of a variable do not overlap; a compiler gives up comparing the addresses of many.
 INDEPENDENT = "#pragma GCC ivdep"
 COMBINE = {"reduce_sum": "kSum", "reduce_max": "kMax", "global_sum": "kGlobalSum"}
