@@ -24,7 +24,7 @@ REDUCTIONS = {
 def _limit(name):
     """A constant of the frame that kernels run in."""
     header = pathlib.Path(__file__).parent.parent / "csrc" / "kernel.h"
-    return int(re.search(rf"constexpr int {name} = (\d+);", header.read_text())[1])
+    return int(re.findall(rf"constexpr int {name} = (\d+);", header.read_text())[0])
 
 
 MAX_ARRAYS, MAX_SCALARS = _limit("kMaxArrays"), _limit("kMaxScalars")
