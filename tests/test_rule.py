@@ -27,7 +27,7 @@ from tf_optim_ext.rule import (
     trace,
     where,
 )
-from tf_optim_ext.rule.language import COMPARISONS
+from tf_optim_ext.rule.operations import COMPARISONS
 from tf_optim_ext.rule.program import RESERVED
 
 

@@ -3,32 +3,11 @@
 import numpy as np
 
 from tf_optim_ext.backends import interpreter
+from tf_optim_ext.rule import operations
 
 OPERATIONS = {
-    "add": np.add,
-    "subtract": np.subtract,
-    "multiply": np.multiply,
-    "divide": np.divide,
-    "power": np.power,
-    "negative": np.negative,
-    "sqrt": np.sqrt,
-    "cbrt": np.cbrt,
-    "absolute": np.abs,
-    "sign": np.sign,
-    "exp": np.exp,
-    "log": np.log,
-    "minimum": np.minimum,
-    "maximum": np.maximum,
-    "less": np.less,
-    "less_equal": np.less_equal,
-    "greater": np.greater,
-    "greater_equal": np.greater_equal,
-    "equal": np.equal,
-    "not_equal": np.not_equal,
-    "where": np.where,
-    "reduce_sum": np.sum,
-    "reduce_max": lambda x: np.max(x, initial=0.0),
-    "global_sum": np.sum,
+    **{name: each.numpy for name, each in operations.OPERATIONS.items()},
+    **operations.REDUCTIONS,
 }
 
 

@@ -6,7 +6,6 @@ Arithmetic is in float32 (float64 for float64 weights), whatever the dtype of we
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +13,7 @@ import tensorflow as tf
 from tf_optim_ext import _keras
 from tf_optim_ext.backends import interpreter, replica, rounding
 from tf_optim_ext.backends.scalars import Scalars
+from tf_optim_ext.rule import operations
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -94,28 +94,7 @@ OPERATIONS = {
     "reduce_max": _reduce_max,
     "global_sum": _reduce_sum,
 }
-_PYTHON: dict[str, Callable] = {
-    "add": lambda x, y: x + y,
-    "subtract": lambda x, y: x - y,
-    "multiply": lambda x, y: x * y,
-    "divide": lambda x, y: x / y,
-    "power": math.pow,
-    "negative": lambda x: -x,
-    "sqrt": math.sqrt,
-    "cbrt": lambda x: float(np.cbrt(x)),
-    "absolute": abs,
-    "exp": math.exp,
-    "log": math.log,
-    "minimum": lambda x, y: float(np.minimum(x, y)),  # NaN if either is
-    "maximum": lambda x, y: float(np.maximum(x, y)),
-    "less": lambda x, y: x < y,
-    "less_equal": lambda x, y: x <= y,
-    "greater": lambda x, y: x > y,
-    "greater_equal": lambda x, y: x >= y,
-    "equal": lambda x, y: x == y,
-    "not_equal": lambda x, y: x != y,
-    "where": lambda c, x, y: x if c else y,
-}
+_PYTHON = {name: each.python for name, each in operations.OPERATIONS.items() if each.python}
 
 
 def _to_float64(x):

@@ -1,39 +1,9 @@
 """Expressions of a program as source text, for the languages that look like C."""
 
-from tf_optim_ext.rule import language
+from tf_optim_ext.rule.operations import OPERATIONS, REDUCTIONS
 
-FLOAT_OPERATIONS = {
-    "add": "({} + {})",
-    "subtract": "({} - {})",
-    "multiply": "({} * {})",
-    "divide": "({} / {})",
-    "power": "power({}, {})",
-    "negative": "(-{})",
-    "sqrt": "__builtin_sqrtf({})",
-    "cbrt": "cube_root({})",
-    "absolute": "__builtin_fabsf({})",
-    "sign": "sign({})",
-    "exp": "exponential({})",
-    "log": "logarithm({})",
-    "minimum": "minimum({}, {})",
-    "maximum": "maximum({}, {})",
-    "less": "({} < {})",
-    "less_equal": "({} <= {})",
-    "greater": "({} > {})",
-    "greater_equal": "({} >= {})",
-    "equal": "({} == {})",
-    "not_equal": "({} != {})",
-    "where": "({} ? {} : {})",
-}
-DOUBLE_OPERATIONS = {
-    **FLOAT_OPERATIONS,
-    "power": "pow({}, {})",
-    "sqrt": "sqrt({})",
-    "cbrt": "cbrt({})",
-    "absolute": "fabs({})",
-    "exp": "exp({})",
-    "log": "log({})",
-}
+FLOAT_OPERATIONS = {name: each.c for name, each in OPERATIONS.items()}
+DOUBLE_OPERATIONS = {name: each.double or each.c for name, each in OPERATIONS.items()}
 
 
 def _literal(value, suffix):
@@ -115,7 +85,7 @@ def scalar_body(program, roots):
         if node.op == "scalar":
             leaves[i] = f"h_{node.data}"
             lines.append(f"const double {leaves[i]} = h[{program.scalars.index(node.data)}];")
-        elif node.op in language.REDUCTIONS:
+        elif node.op in REDUCTIONS:
             leaves[i] = f"r[{reductions.index(i)}]"
     body = Body(program, "double", DOUBLE_OPERATIONS, leaves)
     body.write(cone, shared_nodes(program, cone, roots))

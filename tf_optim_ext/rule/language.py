@@ -1,7 +1,6 @@
 """What a rule is written in: expressions, and functions of them."""
 
-REDUCTIONS = ("reduce_sum", "reduce_max", "global_sum")
-COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+from tf_optim_ext.rule.operations import COMPARISONS
 
 
 class Expr:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 
-from tf_optim_ext.rule.language import COMPARISONS, REDUCTIONS
+from tf_optim_ext.rule.operations import COMPARISONS, REDUCTIONS
 
 RESERVED = ("step", "learning_rate", "gradient_scale", "size")
 """Scalars that every step has: the count of this step (from 1), the learning rate, the factor that

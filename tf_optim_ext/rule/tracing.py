@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from tf_optim_ext.rule.language import COMPARISONS, Expr, expression
+from tf_optim_ext.rule.language import Expr, expression
+from tf_optim_ext.rule.operations import COMPARISONS
 from tf_optim_ext.rule.program import RESERVED, VARYING, Node, Program
 
 
