@@ -1,4 +1,4 @@
-"""Steps ask the system for huge pages, a few at a time: see `native/huge_pages.h`.
+"""Steps ask the system for huge pages, a few at a time: see `csrc/huge_pages.h`.
 
 Most of these tests watch what is asked for, so that they do not depend on what the system grants.
 """

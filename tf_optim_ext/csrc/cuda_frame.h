@@ -1,4 +1,4 @@
-// What the kernels for GPUs are written in. `lowering/cuda.py` puts this file, and those whose functions it
+// What the kernels for GPUs are written in. `codegen/cuda.py` puts this file, and those whose functions it
 // uses, before the kernels of a program: they are compiled at run time, by NVRTC, without any headers.
 //
 // The constants of the program come before: kArrays, kHyperparameters, kState,

@@ -18,7 +18,7 @@
 
 namespace tf_optim_ext {
 
-// What the launcher must know of a program; `Shape` in lowering/cuda.py.
+// What the launcher must know of a program; `Shape` in codegen/cuda.py.
 struct CudaShape {
   int arrays;  // weights, gradient and slots; of norms, gradients alone
   int hyperparameters;

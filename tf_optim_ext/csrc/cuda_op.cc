@@ -302,7 +302,7 @@ REGISTER_KERNEL_BUILDER(
 }  // namespace tf_optim_ext
 
 // What Python calls: keeps the compiled kernels of a rule, for steps that are taken later. `numbers` are
-// those of `Shape` in lowering/cuda.py.
+// those of `Shape` in codegen/cuda.py.
 extern "C" __attribute__((visibility("default"))) void tf_optim_ext_keep_cuda_program(
     const char* name, int converts, int architecture, const char* image, int64_t image_bytes,
     const int64_t* numbers, int count) {

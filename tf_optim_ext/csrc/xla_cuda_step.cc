@@ -1,4 +1,4 @@
-// The step inside of XLA on a GPU: what launches the kernels of a rule on XLA's stream. A part of the
+// The step under XLA on a GPU: what launches the kernels of a rule on XLA's stream. A part of the
 // library for XLA; "xla_step.cc" checks the operands and puts the call in the program.
 
 #include <memory>

@@ -1,4 +1,4 @@
-// The ops inside of XLA on a CPU: the step is a call of the driver that updates its operands in place.
+// The ops under XLA on a CPU: the step is a call of the driver that updates its operands in place.
 // A library of its own, because it needs more of TensorFlow than the ops do.
 
 #include <atomic>

@@ -2,7 +2,7 @@
 
 The environment variable `TF_OPTIM_EXT_NATIVE` chooses the instruction set (`baseline`, `avx2`,
 `avx512`) or none (`off`). By default the best one that the processor has is used.
-Steps inside of XLA on a CPU are native by a second library, unless `TF_OPTIM_EXT_XLA=off`; those on
+Steps under XLA on a CPU are native by a second library, unless `TF_OPTIM_EXT_XLA=off`; those on
 GPUs by kernels that are compiled at run time (`cuda.py`), unless `TF_OPTIM_EXT_CUDA=off`.
 """
 
@@ -100,7 +100,7 @@ def _load():
 
 
 def _load_for_xla():
-    """Returns the library for steps inside of XLA or None, and why it is None."""
+    """Returns the library for steps under XLA or None, and why it is None."""
     if reason := why_not():
         return None, reason
     wanted = os.environ.get(XLA_VARIABLE, "").strip().lower()
@@ -128,12 +128,12 @@ def _loaded():
 
 @functools.cache
 def loaded_for_xla():
-    """The library for steps inside of XLA, or None, and why it is None."""
+    """The library for steps under XLA, or None, and why it is None."""
     return _load_for_xla()
 
 
 def why_no_library_for_xla():
-    """Why the library for steps inside of XLA is not in use, or None if it is."""
+    """Why the library for steps under XLA is not in use, or None if it is."""
     return loaded_for_xla()[1]
 
 

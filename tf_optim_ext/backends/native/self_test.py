@@ -52,7 +52,7 @@ TOLERANCE = 1e-6
 
 
 def problem():
-    """Why steps inside of XLA cannot be relied on, or None if they can."""
+    """Why steps under XLA cannot be relied on, or None if they can."""
     return _problem_of(check)
 
 
@@ -62,7 +62,7 @@ def problem_on_gpu(device):
 
 
 def problem_inside_xla_on_gpu(device):
-    """The same inside of XLA."""
+    """The same under XLA."""
     return _problem_of(lambda program: check_inside_xla_on_gpu(program, device))
 
 
@@ -130,7 +130,7 @@ def check_on_gpu(program, device):
 
 
 def check_inside_xla_on_gpu(program, device):
-    """Compares steps of a program inside of XLA with those outside, on a GPU.
+    """Compares steps of a program under XLA with those outside, on a GPU.
 
     Raises:
         ValueError: they differ.
@@ -199,9 +199,9 @@ def _compare(what, found, expected):
 
 @functools.cache
 def why_not_inside_xla():
-    """Why steps inside of XLA on a CPU are not native, or None if they are.
+    """Why steps under XLA on a CPU are not native, or None if they are.
 
-    The first call takes a step inside of XLA to see whether it is right.
+    The first call takes a step under XLA to see whether it is right.
     """
     library, reason = loaded_for_xla()
     if library is None:
@@ -223,7 +223,7 @@ def why_not_on_gpu(device):
 
 @functools.cache
 def why_not_inside_xla_on_gpu(device):
-    """The same inside of XLA; also compiles a step there in its first call."""
+    """The same under XLA; also compiles a step there in its first call."""
     if reason := why_not_on_gpu(device) or why_no_library_for_xla():
         return reason
     reason = problem_inside_xla_on_gpu(device)
