@@ -23,7 +23,8 @@ from benchmarks.peers import OTHERS, PEERS
 
 SUITES = ("step", "train", "embedding", "quality")
 QUICK = {"repeats": 3, "repeat_seconds": 0.02}
-FLAGS = flags.FLAGS
+# Of their own: the examples, which tests import as well, define flags of the same names.
+FLAGS = flags.FlagValues()
 
 
 class Names(flags.ArgumentParser):
@@ -45,12 +46,15 @@ def like(*patterns: str) -> Callable[[str], object]:
 
 
 def define_names(name: str, check: Callable[[str], object], text: str, default=None) -> None:
-    flags.DEFINE(Names(check), name, default, text, serializer=flags.ListSerializer(","))
+    serializer = flags.ListSerializer(",")
+    flags.DEFINE(Names(check), name, default, text, FLAGS, serializer)
 
 
 DEFAULT = Options()
 define_names("suite", like(*SUITES), f"from {', '.join(SUITES)}", SUITES)
-flags.DEFINE_enum("device", DEFAULT.device, ("cpu", "gpu"), "where the weights are")
+flags.DEFINE_enum(
+    "device", DEFAULT.device, ("cpu", "gpu"), "where the weights are", flag_values=FLAGS
+)
 define_names("sweeps", like(r"\w+"), "of step: see benchmarks/step.py")
 define_names("optimizers", like(r"[\w. ()]+"), "names of classes")
 define_names("shapes", models.of, "of step: models, or like 3*4096x4096+7")
@@ -59,20 +63,29 @@ define_names("tables", like(r"[1-9]\d*x[1-9]\d*"), "of embedding: like 1000000x6
 define_names("rows", like(r"[1-9]\d*"), "of embedding: of a gradient, with duplicates")
 define_names("duplicates", like(r"\d\d?"), "of embedding: percent of the rows")
 define_names("peers", like(*OTHERS), f"from {', '.join(OTHERS)}; may be empty", OTHERS)
-flags.DEFINE_integer("threads", DEFAULT.threads, "of each library, and CPUs in use", 1)
-flags.DEFINE_integer("repeats", DEFAULT.repeats, "timed repeats of each row", 1)
-flags.DEFINE_float("repeat_seconds", DEFAULT.repeat_seconds, "a repeat takes about this long", 0)
-flags.DEFINE_integer("seed", DEFAULT.seed, "of weights, gradients and order")
-flags.DEFINE_bool("quick", False, "small and few, to see that it works; writes only with --out")
-flags.DEFINE_bool("keep_memory", True, "let malloc keep freed memory: peers allocate a lot")
-flags.DEFINE_multi_string("python", [], "peer=path of an interpreter")
-flags.DEFINE_string("out", None, "folder for results and pictures")
-flags.DEFINE_bool("gate", False, "only compare ratios with their thresholds")
-flags.DEFINE_bool("draw", False, "only draw results that are there")
+flags.DEFINE_integer(
+    "threads", DEFAULT.threads, "of each library, and CPUs in use", 1, flag_values=FLAGS
+)
+flags.DEFINE_integer("repeats", DEFAULT.repeats, "timed repeats of each row", 1, flag_values=FLAGS)
+flags.DEFINE_float(
+    "repeat_seconds", DEFAULT.repeat_seconds, "a repeat takes about this long", 0, flag_values=FLAGS
+)
+flags.DEFINE_integer("seed", DEFAULT.seed, "of weights, gradients and order", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "quick", False, "small and few, to see that it works; writes only with --out", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+    "keep_memory", True, "let malloc keep freed memory: peers allocate a lot", flag_values=FLAGS
+)
+flags.DEFINE_multi_string("python", [], "peer=path of an interpreter", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "folder for results and pictures", flag_values=FLAGS)
+flags.DEFINE_bool("gate", False, "only compare ratios with their thresholds", flag_values=FLAGS)
+flags.DEFINE_bool("draw", False, "only draw results that are there", flag_values=FLAGS)
 flags.register_validator(
     "python",
     lambda given: all(text.partition("=")[0] in PEERS and "=" in text for text in given),
     f"must be like torch=/path/to/python, for one of {', '.join(PEERS)}",
+    flag_values=FLAGS,
 )
 
 
@@ -126,11 +139,21 @@ def execute(values: flags.FlagValues) -> None:
         raise SystemExit("benchmarks: " + "; ".join(failed))
 
 
+def parse(given: Sequence[str]) -> Sequence[str]:
+    """Reads the flags; returns the other arguments."""
+    if "--help" in given:
+        raise SystemExit(f"{__doc__}\n{FLAGS.get_help()}")
+    try:
+        return FLAGS(given)
+    except flags.Error as error:
+        raise SystemExit(f"{error}\nTry --help.") from error
+
+
 def main(given: Sequence[str]) -> None:
     if len(given) > 1:
-        raise app.UsageError(f"unexpected arguments: {given[1:]}")
+        raise SystemExit(f"Unexpected arguments: {given[1:]}\nTry --help.")
     execute(FLAGS)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -102,7 +102,6 @@ def check(make, optimizer_of, **arguments):
     assert all(np.all(np.isfinite(value)) for value in state(late))
 
 
-@pytest.mark.family
 def test_every_optimizer(entry):
     check(sequential, entry.make)
 
