@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -100,16 +101,40 @@ class TestPrivateNames:
         assert problems(text, private, defined - {"_shape_tuple"})
 
 
-def test_layers(tmp_path):
+LINT = (
+    "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+)
+
+
+class TestLayers:
     """No module imports what is above it, and no circle of imports, also within functions."""
-    importlinter = pytest.importorskip("importlinter")
-    assert importlinter
-    root = PACKAGE.parent
-    if not (root / "pyproject.toml").exists():
-        pytest.skip("what is installed is tested; the contract is in the checkout")
-    command = [sys.executable, "-m", "importlinter.cli", "lint", "--cache-dir", str(tmp_path)]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout
+
+    @pytest.fixture
+    def tree(self, tmp_path):
+        pytest.importorskip("importlinter")
+        root = PACKAGE.parent
+        if not (root / "pyproject.toml").exists():
+            pytest.skip("what is installed is tested; the contract is in the checkout")
+        shutil.copy(root / "pyproject.toml", tmp_path)
+        sources = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(PACKAGE, tmp_path / "tf_optim_ext", ignore=sources)
+        return tmp_path
+
+    def lint(self, tree):
+        command = [sys.executable, "-c", LINT]
+        return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+
+    def test_are_kept(self, tree):
+        run = self.lint(tree)
+        assert run.returncode == 0, run.stdout
+        assert "0 broken" in run.stdout
+
+    def test_an_import_of_what_is_above_is_found(self, tree):
+        with (tree / "tf_optim_ext" / "rule" / "auxiliary.py").open("a") as file:
+            file.write("\n\ndef late():\n    from tf_optim_ext import optimizers\n")
+        run = self.lint(tree)
+        assert run.returncode != 0
+        assert "tf_optim_ext.rule is not allowed to import tf_optim_ext.optimizers" in run.stdout
 
 
 def test_no_file_is_long():
