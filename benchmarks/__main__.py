@@ -12,10 +12,11 @@ import dataclasses
 import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from benchmarks import arguments, gate, models, report, results
 from benchmarks.options import Options
@@ -156,4 +157,4 @@ def main(given: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    main(parse(sys.argv))

@@ -7,6 +7,7 @@ import copy
 import io
 import itertools
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -282,6 +283,23 @@ class TestFlags:
     def test_what_is_wrong_is_said(self, bad):
         with pytest.raises(flags.Error, match=bad.partition("=")[0].removeprefix("--")):
             parsed([bad])
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (["--draw", "--out=nothing", "--suite=step"], ""),
+            (["--help"], "--repeat_seconds"),
+            (["--suite=stop"], "--suite=stop"),
+            (["stop"], "Unexpected arguments"),
+        ],
+        ids=["draw", "help", "wrong", "unexpected"],
+    )
+    def test_the_command(self, given, said):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks", *given], capture_output=True, text=True
+        )
+        assert done.returncode == (given[0] != "--draw")
+        assert said in done.stderr and "Traceback" not in done.stderr
 
     def test_models(self):
         assert models.of("2*3x5+7") == [(3, 5), (3, 5), (7,)]
