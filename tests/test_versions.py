@@ -10,28 +10,27 @@ import pytest
 import tensorflow as tf
 from common import PACKAGE
 
-from tf_optim_ext import _keras
+from tf_optim_ext._keras import versions
 
 ROOT = pathlib.Path(__file__).parent.parent
-OLDEST, NEWEST = (".".join(map(str, n)) for n in (_keras.OLDEST_KERAS, _keras.NEWEST_KERAS))
+OLDEST, NEWEST = (".".join(map(str, n)) for n in (versions.OLDEST_KERAS, versions.NEWEST_KERAS))
 TESTED = f"works with Keras {re.escape(OLDEST)} to {re.escape(NEWEST)}, but"
 
 
 def test_that_of_this_environment_is_tested():
-    _keras.check_keras(tf.keras.__version__, "tensorflow")
+    versions.check_keras_3(tf.keras.__version__, "tensorflow")
 
 
 @pytest.mark.parametrize("version", [f"{OLDEST}.0", f"{NEWEST}.1", f"{NEWEST}.0.dev2026010103"])
 def test_taken(version):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _keras.check_keras(version, "tensorflow")
+        versions.check_keras_3(version, "tensorflow")
 
 
 @pytest.mark.parametrize(
     ("version", "backend", "message"),
     [
-        (None, "tensorflow", f"{TESTED} `tf.keras` is Keras 2, .*TF_USE_LEGACY_KERAS"),
         ("3.11.3", "tensorflow", f'{TESTED} Keras 3.11.3 is installed: pip .*"keras>={OLDEST}"'),
         ("3.9.0", "tensorflow", "Keras 3.9.0 is installed"),
         ("2.15.0", "tensorflow", "Keras 2.15.0 is installed"),
@@ -41,13 +40,13 @@ def test_taken(version):
 )
 def test_refused(version, backend, message):
     with pytest.raises(ImportError, match=message):
-        _keras.check_keras(version, backend)
+        versions.check_keras_3(version, backend)
 
 
 @pytest.mark.parametrize("version", ["3.99.0", "3.100.0rc1", "4.0.0"])
 def test_newer_ones_are_warned_of(version):
     with pytest.warns(UserWarning, match=f"but not with Keras {re.escape(version)}, which is"):
-        _keras.check_keras(version, "tensorflow")
+        versions.check_keras_3(version, "tensorflow")
 
 
 def imported(setting, **environment):
@@ -101,5 +100,5 @@ class TestImport:
 def test_what_pip_installs_is_what_is_taken():
     text = (ROOT / "pyproject.toml").read_text()
     lowest, below = re.search(r'"keras>=([\d.]+),<([\d.]+)"', text).groups()
-    major, minor = _keras.NEWEST_KERAS
+    major, minor = versions.NEWEST_KERAS
     assert (lowest, below) == (OLDEST, f"{major}.{minor + 1}")

@@ -1,10 +1,10 @@
 """Optimizers for TensorFlow: the whole interface, one fused update per step."""
 
-from tf_optim_ext import (
-    _keras,  # noqa: F401 (refuses versions that do not work)
-    optimizers,
-)
+import importlib
+
+from tf_optim_ext import _keras, optimizers
 from tf_optim_ext.backends import native
+from tf_optim_ext.base import keras_hooks
 from tf_optim_ext.base.declaration import (
     Boolean,
     Choice,
@@ -15,11 +15,12 @@ from tf_optim_ext.base.declaration import (
     Slot,
     VariableScalar,
 )
-from tf_optim_ext.base.keras_hooks import AveragedWeights
 from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.engine.route import portable
 from tf_optim_ext.optimizers import *  # noqa: F403
 from tf_optim_ext.version import __version__
+
+AveragedWeights = keras_hooks.averaged_weights(_keras.KerasOptimizer._api)
 
 native.load()
 
@@ -39,3 +40,9 @@ __all__ = [
     "native",
     "portable",
 ]
+
+
+def __getattr__(name):
+    if name == "tf_keras":  # not before it is asked for, as it imports Keras 2
+        return importlib.import_module("tf_optim_ext.tf_keras")
+    raise AttributeError(f"module 'tf_optim_ext' has no attribute {name!r}")

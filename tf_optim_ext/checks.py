@@ -88,7 +88,7 @@ def is_fixed(variable):
 
 
 def is_variable(x):
-    return isinstance(x, (tf.keras.Variable, tf.Variable)) or (
+    return isinstance(x, _keras.VARIABLES) or (
         tf.is_tensor(x) and hasattr(x, "handle") and hasattr(x, "assign")
     )
 

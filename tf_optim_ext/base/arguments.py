@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import tensorflow as tf
-
 from tf_optim_ext import checks
 from tf_optim_ext.engine import hyperparameters
 
@@ -86,7 +84,7 @@ def take_own(cls, kwargs):
             f"{['learning_rate', *declared, *COMMON]}"
         )
     if kwargs.get("epsilon", 0.0) is None:  # as `tf.keras` 2 and TensorFlow Addons had it
-        kwargs["epsilon"] = tf.keras.config.epsilon()
+        kwargs["epsilon"] = cls._api.backend.epsilon()
     return {name: checked_option(cls, name, kwargs[name]) for name in declared}
 
 

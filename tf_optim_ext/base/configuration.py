@@ -56,6 +56,7 @@ class Configuration(Interface):
 
     def __init__(self, learning_rate=0.001, **kwargs):
         owner = type(self).__name__
+        kwargs = {n: v for n, v in kwargs.items() if n not in self._ignored_arguments}
         if self.rule is None:
             raise TypeError(f"{owner} needs a static method `rule(w, g, s, h)`, see `Optimizer`.")
         common = arguments.take_common(owner, kwargs)
@@ -74,16 +75,18 @@ class Configuration(Interface):
         self._untracked.traced_numbers = hyperparameters.TracedNumbers(self._intervals())
         self._derive_flags()
         self._check_options()
-        self._untracked.traced_numbers.create(vars(self), self._strategy, self._counter.value)
+        self._untracked.traced_numbers.create(
+            vars(self), self._strategy, _keras.tensorflow_variable(self._counter)
+        )
         if self.use_ema:
-            keras_hooks.install_swap()
+            keras_hooks.install_swap(self._api)
         self._set_untracked("_is_configured", True)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.declaration()  # raises an error if it is none
         for base in cls.__mro__[: cls.__mro__.index(Configuration)]:
-            if base.__module__.partition(".")[0] in (PACKAGE, "keras"):
+            if base.__module__.partition(".")[0] in (PACKAGE, "keras", "tf_keras"):
                 continue
             if ignored := sorted(_keras.NOT_CALLED & vars(base).keys()):
                 raise TypeError(
@@ -203,7 +206,7 @@ class Configuration(Interface):
             self._set_untracked(name, before)
             raise
         if self.use_ema:
-            keras_hooks.install_swap()
+            keras_hooks.install_swap(self._api)
 
     def _check_attribute(self, name):
         """Refuses what would be a new attribute; classes of users may have more."""
@@ -298,7 +301,7 @@ class Configuration(Interface):
         if of_user is not None and not callable(value):
             of_user.assign(tf.cast(value, of_user.dtype))
         else:
-            tf.keras.optimizers.Optimizer.learning_rate.fset(self, value)
+            self._set_rate(value)
 
     def _checked_rate(self, value):
         """The learning rate as Keras takes it."""
@@ -349,13 +352,14 @@ class Configuration(Interface):
         Of a variable it holds the current value.
         """
         rate = getattr(self._given_rate, "variable", self._given_rate)
-        config = {"name": self.name, "learning_rate": hyperparameters.for_config(rate)}
-        names = [*arguments.OF_KERAS, *self.declaration().arguments]
-        config.update({name: hyperparameters.for_config(getattr(self, name)) for name in names})
+        config = {"name": self.name, "learning_rate": hyperparameters.for_config(rate, self._api)}
         # Keras' own optimizers, which take the same configuration, do not know these.
-        for name, default in arguments.OWN.items():
-            if getattr(self, name) != default:
-                config[name] = getattr(self, name)
+        own = {*arguments.OWN, *self._unknown_arguments}
+        for name in [*arguments.OF_KERAS, *self.declaration().arguments, *arguments.OWN]:
+            value = getattr(self, name)
+            if name not in own or checks.is_variable(value) or value != arguments.COMMON[name]:
+                config[name] = hyperparameters.for_config(value, self._api)
+        config.update(self._config_of_generation())
         if self._untracked.exclusions:
             config["weight_decay_exclusions"] = self._exclusions_config(self._untracked.exclusions)
         return config
@@ -363,12 +367,14 @@ class Configuration(Interface):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """The optimizer that `get_config` described; `lr` is accepted for `learning_rate`."""
-        config = dict(config)
+        config = {n: v for n, v in config.items() if n not in cls._ignored_arguments}
         if "lr" in config:
             config["learning_rate"] = config.pop("lr")
         for name in cls._intervals():
             if isinstance(config.get(name), dict):
-                config[name] = tf.keras.utils.deserialize_keras_object(config[name], custom_objects)
+                config[name] = cls._api.saving.deserialize_keras_object(
+                    config[name], custom_objects
+                )
         # The second name is that of older files.
         old = config.pop("weight_decay_exemptions", None)
         exclusions = config.pop("weight_decay_exclusions", old)

@@ -227,7 +227,7 @@ class Interface(State):
                 f"`iterations` must be an int64 scalar variable. {checks.name_of(variable)!r} has "
                 f"dtype {tf.as_dtype(variable.dtype).name} and shape {tuple(variable.shape)}."
             )
-        self._replace_iterations(_keras.keras_variable(variable))
+        self._replace_iterations(self._as_own(variable))
 
     @property
     def lr(self):

@@ -8,6 +8,7 @@ affected. It wraps the callback `SwapEMAWeights` likewise, for `use_ema`.
 import contextlib
 import functools
 import inspect
+from typing import Any
 
 import tensorflow as tf
 
@@ -25,7 +26,7 @@ WITH_AVERAGED_WEIGHTS = (
 )
 
 
-class AveragedWeights(tf.keras.callbacks.Callback):
+class _AveragedWeights:
     """Switches the model's variables between training weights and averaged weights.
 
     For optimizers that keep both, such as `ScheduleFreeAdamW`: training weights while batches are
@@ -33,6 +34,8 @@ class AveragedWeights(tf.keras.callbacks.Callback):
     those that save the model then) and after the training. `fit` of a compiled model adds it by
     itself.
     """
+
+    model: Any
 
     def __init__(self):
         super().__init__()
@@ -64,6 +67,13 @@ class AveragedWeights(tf.keras.callbacks.Callback):
         self._forget_contexts()
         for optimizer in averaging_optimizers(self.model):
             optimizer.use_averaged_weights()
+
+
+@functools.cache
+def averaged_weights(keras):
+    """The class `AveragedWeights`, a callback of a generation of Keras."""
+    attributes = {"__doc__": _AveragedWeights.__doc__, "__module__": "tf_optim_ext"}
+    return type("AveragedWeights", (_AveragedWeights, keras.callbacks.Callback), attributes)
 
 
 def averaging_optimizers(model):
@@ -108,26 +118,26 @@ def _averaged(method):
     return run
 
 
-def _fit(method):
+def _fit(method, keras):
     @functools.wraps(method)
     def fit(model, *args, **kwargs):
         if averaging_optimizers(model):
             bound = inspect.signature(method).bind(model, *args, **kwargs)
             callbacks = bound.arguments.get("callbacks")
-            bound.arguments["callbacks"] = _with_averages(callbacks, model)
+            bound.arguments["callbacks"] = _with_averages(callbacks, model, keras)
             return method(*bound.args, **bound.kwargs)
         return method(model, *args, **kwargs)
 
     return fit
 
 
-def _with_averages(callbacks, model):
+def _with_averages(callbacks, model, keras):
     """Callbacks with `AveragedWeights` first, so that the others find the weights they want."""
-    is_list = isinstance(callbacks, tf.keras.callbacks.CallbackList)
+    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
     members = callbacks.callbacks if is_list else tf.nest.flatten(callbacks or [])
-    if any(isinstance(callback, AveragedWeights) for callback in members):
+    if any(isinstance(callback, _AveragedWeights) for callback in members):
         return callbacks
-    added = AveragedWeights()
+    added = averaged_weights(keras)()
     if not is_list:
         return [added, *members]
     added.set_model(model)
@@ -145,12 +155,12 @@ def _train_on_batch(method):
 
 
 @functools.cache
-def install():
-    """Wraps the methods of Keras' models."""
-    model = tf.keras.Model
+def install(keras):
+    """Wraps the methods of the models of a generation of Keras."""
+    model = keras.Model
     for name in WITH_AVERAGED_WEIGHTS:
         setattr(model, name, _averaged(getattr(model, name)))
-    model.fit = _fit(model.fit)
+    model.fit = _fit(model.fit, keras)
     model.train_on_batch = _train_on_batch(model.train_on_batch)
 
 
@@ -195,10 +205,13 @@ def _kept_weights(callback):
 
 
 @functools.cache
-def install_swap():
+def install_swap(keras):
     """Makes `SwapEMAWeights` keep the weights aside while the model has the averages.
 
     Keras exchanges the two by sums and differences, which needs equal dtypes, and rounds; but
-    averages are float32 also for 16-bit weights, which could not hold them.
+    averages are float32 also for 16-bit weights, which could not hold them. Keras 2 has no such
+    callback.
     """
-    _keras.wrap_swap(_swap, _finalize)
+    callback = getattr(keras.callbacks, "SwapEMAWeights", None)
+    if callback is not None:
+        _keras.wrap_swap(callback, _swap, _finalize)

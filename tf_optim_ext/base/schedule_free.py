@@ -74,7 +74,7 @@ class ScheduleFreeOptimizer(Optimizer):
         self._untracked.averaged = None
         self._untracked.left = []  # y, while the context `averaged_weights` keeps it
         self._untracked.stored = []  # y from a file, until a switch to it
-        keras_hooks.install()
+        keras_hooks.install(self._api)
 
     @staticmethod
     def decay(w, h):
@@ -184,7 +184,7 @@ class ScheduleFreeOptimizer(Optimizer):
             moved = []
             for value, variable in zip(values, self._optimized):
                 with _keras.hidden_from_debuggers():
-                    z = tf.convert_to_tensor(self.get_slot(variable, "z").value)
+                    z = tf.convert_to_tensor(self.get_slot(variable, "z"))
                 start = tf.cast(value, z.dtype)
                 z = tf.where(tf.math.is_nan(z), start, z)
                 moved.append(tf.cast(start + fraction * (z - start), value.dtype))

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_optim_ext import checks
+from tf_optim_ext import _keras, checks
 from tf_optim_ext.backends import replica, rounding
 from tf_optim_ext.backends.scalars import Scalars
 from tf_optim_ext.base.configuration import Configuration
@@ -209,7 +209,7 @@ class Step(Configuration):
 
     def _scalars(self, program, variables, gradient_scale, rate, reader):
         """The scalars of a step; those in variables on the device `reader` as their handles."""
-        if isinstance(rate, (tf.keras.Variable, tf.Variable)):
+        if isinstance(rate, _keras.VARIABLES):
             is_taken = rate.dtype in ("float32", "float64")
             rate = replica.readable_by_op(rate, reader if is_taken else None)
         if not isinstance(rate, tf.Tensor):

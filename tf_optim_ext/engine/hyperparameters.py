@@ -52,7 +52,7 @@ def current(value, iterations):
         value: as of `checked`.
         iterations: the variable that a schedule gets.
     """
-    if isinstance(value, tf.keras.optimizers.schedules.LearningRateSchedule):
+    if _keras.is_schedule(value):
         value = value(iterations)
     elif callable(value):
         value = value()
@@ -69,14 +69,19 @@ def as_tensor(value, dtype):
     return tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
 
 
-def for_config(value):
-    """A checked hyperparameter, or None, as JSON can hold it; of a variable its current value."""
+def for_config(value, keras):
+    """A checked hyperparameter, or None, as JSON can hold it; of a variable its current value.
+
+    Args:
+        value: as of `checked`.
+        keras: the module, `keras` or `tf_keras`, whose format it gets.
+    """
     if checks.is_variable(value):
         graphs.check_has_values(
             "`get_config`", "make another optimizer with the arguments that this one got"
         )
         return float(_keras.tensorflow_variable(value).numpy())
-    return tf.keras.utils.serialize_keras_object(value) if callable(value) else value
+    return keras.saving.serialize_keras_object(value) if callable(value) else value
 
 
 class VariableRate:

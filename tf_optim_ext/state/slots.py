@@ -54,7 +54,7 @@ class Slots(_keras.KerasOptimizer):
 
     def _variables_in_h5_file(self):
         """What this optimizer trains in the model that is being loaded from such a file."""
-        model = _keras.model_from_h5()
+        model = self._model_being_loaded()
         optimizer = getattr(model, "optimizer", None)
         if self in (optimizer, getattr(optimizer, "inner_optimizer", None)):
             return list(model.trainable_variables)
@@ -162,7 +162,7 @@ class Slots(_keras.KerasOptimizer):
         dtype = _dtype_of_slots(var)
         value = initializer
         if callable(initializer) or isinstance(initializer, (str, dict)):
-            value = tf.keras.initializers.get(initializer)(shape, dtype=dtype)
+            value = self._api.initializers.get(initializer)(shape, dtype=dtype)
         value = tf.cast(tf.convert_to_tensor(value), dtype)
         if tuple(value.shape) != shape:
             raise ValueError(
@@ -193,9 +193,7 @@ class Slots(_keras.KerasOptimizer):
         value = tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
         colocated = self._strategy.extended.colocate_vars_with(_keras.tensorflow_variable(var))
         with colocated:
-            return super().add_variable(
-                tuple(value.shape), initializer=lambda *a, **k: value, dtype=dtype, name=name
-            )
+            return self._new_variable(tuple(value.shape), lambda *a, **k: value, dtype, name)
 
     def add_variable(self, *args, **kwargs):
         """Adds an optimizer variable, as Keras does; restores it if a checkpoint holds it."""
@@ -247,7 +245,7 @@ class Slots(_keras.KerasOptimizer):
     def _named_variables(self):
         """Dict of all variables, keyed by names that do not depend on the model's names."""
         named = {"iterations": self._counter}
-        if isinstance(self._given_rate, tf.keras.Variable):
+        if checks.is_variable(self._given_rate):
             named["learning_rate"] = self._given_rate
         named.update(self._untracked.optimizer_scalars)
         for name, slots in self._untracked.slots.items():

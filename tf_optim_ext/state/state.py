@@ -10,7 +10,6 @@ from tf_optim_ext.state.stores import Stores
 class State(Stores):
     """Base of `Optimizer`: everything about its variables."""
 
-    @_keras.no_automatic_dependency_tracking
     def build(self, variables):
         """Creates the slots of the given model variables.
 
@@ -49,7 +48,8 @@ class State(Stores):
         if not of_checkpoint:
             return {**named, **self._variables_of_functions()}
         # TensorFlow itself asks for the slots of those variables that are in the checkpoint.
-        keys = {self._key_of(v) for v in _keras.variables_being_saved()}
+        saved = _keras.objects_being_saved()
+        keys = {self._key_of(x) for x in saved if isinstance(x, _keras.VARIABLES)}
         of_saved = {
             id(slot)
             for slots in self._untracked.slots.values()
@@ -87,7 +87,7 @@ class State(Stores):
                 self._strategy.extended.update(
                     variable,
                     _assign_if_set,
-                    args=(average.value,),
+                    args=(_keras.tensorflow_variable(average),),
                 )
 
     def _replace_iterations(self, variable):

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from tf_optim_ext import _keras, checks
 from tf_optim_ext.engine import graphs
 from tf_optim_ext.engine.interrupts import DeferredInterrupts
 from tf_optim_ext.state.slots import Slots
@@ -176,12 +177,13 @@ def _assign_all(strategy, assignments):
     for variable, value in assignments:
         if tuple(variable.shape) != value.shape:
             raise ValueError(
-                f"The optimizer variable {variable.path!r} has shape {tuple(variable.shape)}, but "
-                f"an array of shape {value.shape} was given. Nothing was changed."
+                f"The optimizer variable {checks.name_of(variable)!r} has shape "
+                f"{tuple(variable.shape)}, but an array of shape {value.shape} was given. Nothing "
+                "was changed."
             )
     values = [tf.convert_to_tensor(value, variable.dtype) for variable, value in assignments]
     with DeferredInterrupts():
         for (variable, _), value in zip(assignments, values):
             # One by one, as the first step may do this in one replica while the others wait.
-            for local in strategy.experimental_local_results(variable.value):
+            for local in strategy.experimental_local_results(_keras.tensorflow_variable(variable)):
                 local.assign(value)

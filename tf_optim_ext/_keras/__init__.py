@@ -1,0 +1,72 @@
+"""Every private name of TensorFlow and Keras that the package uses, and the versions tried.
+
+Checked with TensorFlow 2.21.0, the newest Keras 3.12, 3.13, 3.14 and 3.15, and tf_keras 2.21
+(`tests/versions.py`). There is one module for each generation of Keras; `KerasOptimizer` is that of
+`tf.keras`.
+"""
+
+import sys
+from typing import Any
+
+import tensorflow as tf
+
+from tf_optim_ext._keras import versions
+from tf_optim_ext._keras.adapter import NOT_CALLED, DecayHooks
+from tf_optim_ext._keras.swap import has_swapped, wrap_swap
+from tf_optim_ext._keras.tensorflow import (
+    are_dense,
+    exporting_saved_model,
+    has_dtype,
+    has_gpus,
+    hidden_from_debuggers,
+    inside_xla,
+    keeps_order,
+    local_task,
+    maybe_merge_call,
+    objects_being_saved,
+)
+
+__all__ = [
+    "NOT_CALLED",
+    "VARIABLES",
+    "DecayHooks",
+    "KerasOptimizer",
+    "are_dense",
+    "exporting_saved_model",
+    "has_dtype",
+    "has_gpus",
+    "has_swapped",
+    "hidden_from_debuggers",
+    "inside_xla",
+    "is_schedule",
+    "keeps_order",
+    "local_task",
+    "maybe_merge_call",
+    "objects_being_saved",
+    "tensorflow_variable",
+    "wrap_swap",
+]
+
+if versions.uses_keras_2():
+    from tf_optim_ext._keras.keras2 import KerasOptimizer
+
+    VARIABLES: Any = (tf.Variable,)
+
+    def tensorflow_variable(variable):
+        """The `tf.Variable` inside a `keras.Variable`, or the variable itself."""
+        return variable
+else:
+    from tf_optim_ext._keras.keras3 import KerasOptimizer  # type: ignore[assignment]
+
+    VARIABLES = (tf.keras.Variable, tf.Variable)
+    _KerasVariable = tf.keras.Variable
+
+    def tensorflow_variable(variable):
+        """The `tf.Variable` inside a `keras.Variable`, or the variable itself."""
+        return variable.value if isinstance(variable, _KerasVariable) else variable
+
+
+def is_schedule(value):
+    """Whether a value is a `LearningRateSchedule`, of either generation of Keras."""
+    modules = [sys.modules[name] for name in ("keras", "tf_keras") if name in sys.modules]
+    return isinstance(value, tuple(m.optimizers.schedules.LearningRateSchedule for m in modules))

@@ -1,0 +1,108 @@
+"""Every private name of Keras 2, the package `tf_keras`, that the package uses."""
+
+import tensorflow as tf
+
+from tf_optim_ext._keras import versions
+from tf_optim_ext._keras.adapter import Adapter
+
+try:
+    import tf_keras
+except ImportError as error:
+    raise ImportError(versions.needs_tf_keras()) from error
+
+versions.check_keras_2(tf_keras.__version__)
+
+
+class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
+    """Keras 2's optimizer, with our names for what is private in it."""
+
+    _api = tf_keras
+    _ignored_arguments = ("jit_compile", "is_legacy_optimizer", "mesh")
+    _unknown_arguments = ("loss_scale_factor", "gradient_accumulation_steps")
+
+    def __init__(self, learning_rate, name=None, **kwargs):
+        self._hide_from_tracking()
+        for argument in self._unknown_arguments:
+            kwargs.pop(argument, None)
+        super().__init__(name or type(self).__name__, **kwargs)
+        self._set_untracked("_variables", list(self._variables))
+        self._set_optimized([], {})
+        if not callable(learning_rate):
+            learning_rate = self._build_learning_rate(learning_rate)
+        self._set_untracked("_learning_rate", learning_rate)
+
+    @property
+    def built(self):
+        """Whether the slots exist."""
+        return getattr(self, "_built", False)
+
+    @built.setter
+    def built(self, value):
+        self._set_untracked("_built", value)
+
+    def _new_variable(self, shape, initializer, dtype, name):
+        """Adds an optimizer variable; restores nothing."""
+        with tf.init_scope():
+            variable = tf.Variable(
+                initializer(shape, dtype), trainable=False, name=name, dtype=dtype
+            )
+        self._track(variable)
+        return variable
+
+    def _as_own(self, variable):
+        """A variable of the user as one of the optimizer: the same memory."""
+        return variable
+
+    def _current_rate(self):
+        rate = self._learning_rate
+        if isinstance(rate, tf_keras.optimizers.schedules.LearningRateSchedule):
+            return rate(self._iterations)
+        return rate() if callable(rate) else rate
+
+    def _set_rate(self, value):
+        if callable(value):
+            self._set_untracked("_learning_rate", value)
+        elif callable(self._learning_rate):
+            raise TypeError(
+                f"{self.name!r} was created with a schedule or callable as its learning rate, "
+                "which cannot be set to a number. Create it with a number."
+            )
+        else:
+            self._learning_rate.assign(tf.cast(value, self._learning_rate.dtype))
+
+    def _config_of_generation(self):
+        # Without it, Keras 2 would take its own legacy optimizer of the name.
+        return {"is_legacy_optimizer": False}
+
+    def _track(self, variable):
+        self._variables.append(variable)
+
+    def _untrack(self, variable):
+        self._variables[:] = [v for v in self._variables if v is not variable]
+
+    @property
+    def _optimized(self):
+        """The variables of the model that `build` was given."""
+        return self._untracked.optimized
+
+    @property
+    def _positions(self):
+        """Dict from the key of a variable to its position in `_optimized`."""
+        return self._index_dict
+
+    def _set_optimized(self, variables, positions):
+        self._set_untracked("_index_dict", positions)
+        self._untracked.optimized = variables
+
+    def _set_accumulators(self, accumulators):
+        """Keras 2 has none."""
+
+    def _is_overwritten(self, variable):
+        """Whether the gradient of a variable is its next value: none in Keras 2."""
+        return False
+
+    def _overwrite(self, gradients, variables):
+        return gradients, variables
+
+    def _model_being_loaded(self):
+        """None: Keras 2 builds the optimizer of a file for the right variables."""

@@ -1,0 +1,85 @@
+"""Every private name of Keras 3 that the package uses."""
+
+import keras
+
+from tf_optim_ext._keras import tensorflow, versions
+from tf_optim_ext._keras.adapter import Adapter
+
+versions.check_keras_3(keras.__version__, keras.backend.backend())
+try:
+    from keras.src.legacy.saving import legacy_h5_format
+except ImportError as error:
+    raise ImportError(
+        f"tf_optim_ext does not work with Keras {keras.__version__}, which lacks a part that it "
+        f"uses; it was tested up to Keras {versions.text(versions.NEWEST_KERAS)}."
+    ) from error
+
+
+class KerasOptimizer(Adapter, keras.optimizers.Optimizer):
+    """Keras 3's optimizer, with our names for what is private in it."""
+
+    _api = keras
+
+    def __init__(self, learning_rate, **kwargs):
+        self._hide_from_tracking()
+        super().__init__(learning_rate, **kwargs)
+
+    def _new_variable(self, shape, initializer, dtype, name):
+        """Adds an optimizer variable; restores nothing."""
+        return super().add_variable(shape, initializer=initializer, dtype=dtype, name=name)
+
+    def _as_own(self, variable):
+        """A variable of the user as one of the optimizer: the same memory."""
+        if isinstance(variable, keras.Variable):
+            return variable
+        name = variable.name.split(":")[0].replace("/", "_")
+        own = keras.Variable(variable, dtype=variable.dtype.name, trainable=False, name=name)
+        if own.value is not variable:
+            raise NotImplementedError("This version of Keras cannot wrap a `tf.Variable`.")
+        return own
+
+    def _current_rate(self):
+        return self._get_current_learning_rate()
+
+    def _set_rate(self, value):
+        keras.optimizers.Optimizer.learning_rate.fset(self, value)
+
+    def _track(self, variable):
+        self._track_variable(variable)
+
+    def _untrack(self, variable):
+        self._untrack_variable(variable)
+
+    @property
+    def _optimized(self):
+        """The variables of the model that `build` was given."""
+        return self._trainable_variables
+
+    @property
+    def _positions(self):
+        """Dict from the key of a variable to its position in `_optimized`."""
+        return self._trainable_variables_indices
+
+    def _set_optimized(self, variables, positions):
+        self._set_untracked("_trainable_variables_indices", positions)
+        self._set_untracked("_trainable_variables", variables)
+
+    def _set_accumulators(self, accumulators):
+        self._set_untracked("_accumulated_gradients", accumulators)
+
+    def _is_overwritten(self, variable):
+        """Whether the gradient of a variable is its next value: those of Keras' float8 layers."""
+        return self._overwrite_variable_with_gradient(variable)
+
+    def _overwrite(self, gradients, variables):
+        """Assigns these, and returns the other gradients and variables."""
+        return self._overwrite_variables_directly_with_gradients(gradients, variables)
+
+    def _model_being_loaded(self):
+        """The model that Keras loads from an `.h5` file now, or None.
+
+        Its loader wants to build the optimizer, but passes only the variables that are in no layer:
+        usually none.
+        """
+        frame = tensorflow.caller(legacy_h5_format.load_model_from_hdf5)
+        return frame and frame.f_locals.get("model")
