@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 
-import keras
 import numpy as np
 import pytest
 import references
 import registry
 import tensorflow as tf
 from common import PACKAGE, arrays, assert_close, make_gradients, make_variables, unchanged
+from generation import keras
 from modes import dense, fit, modes, wrapped
 from references import addons
 

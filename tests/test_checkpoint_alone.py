@@ -1,11 +1,11 @@
 """`tf.train.Checkpoint` of an optimizer without its model."""
 
-import keras
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
 from common import arrays, make_variables, same, train
+from generation import keras
 
 import tf_optim_ext
 

@@ -10,7 +10,6 @@ import functools
 import pathlib
 import re
 
-import keras
 import numpy as np
 import pytest
 import registry
@@ -28,6 +27,7 @@ from common import (
     unchanged,
 )
 from compatibility import own_process, parameter_servers, two_replicas, two_workers
+from generation import keras, path_of
 from tensorflow.core.protobuf import saved_model_pb2
 from test_keras import ADAM, SGD, TOLERANCE, X, Y, expect_route, fit, make_model
 from test_state import Training, load_elsewhere
@@ -290,7 +290,7 @@ class TestMultiOptimizer:
 
     def test_saved_and_loaded(self, tmp_path):
         model = make_model()
-        last = model.layers[-1].kernel.path.split("/")[-2]
+        last = path_of(model.layers[-1].kernel).split("/")[-2]
         by_path = keras.optimizers.OptimizerMap(ADAM.make(), {f".*{last}/.*": SGD.make()})
         fit(keras.optimizers.MultiOptimizer(by_path), model)
         model.save(tmp_path / "model.keras")

@@ -1,10 +1,10 @@
 """Whole models in `.h5` files, the format of Keras 2."""
 
-import keras
 import numpy as np
 import pytest
 import registry
 from common import arrays, same
+from generation import keras
 
 import tf_optim_ext
 

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Callable
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from common import arrays
+from generation import keras
 
 import tf_optim_ext as lib
 

@@ -2,13 +2,13 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import recordings
 import references
 import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variables, same, train, unchanged
+from generation import keras
 from modes import (
     MOMENTS,
     RATE,

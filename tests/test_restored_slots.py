@@ -1,11 +1,11 @@
 """Slots that exist as soon as a checkpoint was restored."""
 
-import keras
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
 from common import arrays, both_kinds, make_variables, same, train
+from generation import keras, path_of
 
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
 OPTIONS = {"use_ema": True, "gradient_accumulation_steps": 2}
@@ -33,8 +33,8 @@ def check_continues(optimizer, variables, other, others):
         train(own, given, 2, first=3)
     assert same(arrays(others), arrays(variables))
     assert same(other.get_weights(), optimizer.get_weights())
-    assert [v.path.split("/", 1)[1] for v in other.variables] == [
-        v.path.split("/", 1)[1] for v in optimizer.variables
+    assert [path_of(v).split("/", 1)[1] for v in other.variables] == [
+        path_of(v).split("/", 1)[1] for v in optimizer.variables
     ]
 
 

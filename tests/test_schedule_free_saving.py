@@ -4,7 +4,6 @@ import contextlib
 import copy
 
 import conftest
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,6 +18,7 @@ from common import (
     train,
     unchanged,
 )
+from generation import keras
 from modes import wrapped
 from schedule_free_models import (
     BATCHES,

@@ -7,7 +7,6 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import registry
@@ -22,6 +21,7 @@ from common import (
     train,
     unchanged,
 )
+from generation import keras
 
 import tf_optim_ext
 from tf_optim_ext.base.schedule_free import ScheduleFreeOptimizer

@@ -6,7 +6,6 @@ As in Keras where Keras is right; where it is not, the tests show both.
 import json
 import re
 
-import keras
 import numpy as np
 import pytest
 import registry
@@ -24,6 +23,7 @@ from common import (
     train,
     unchanged,
 )
+from generation import KerasVariable, keras
 
 import tf_optim_ext
 
@@ -312,7 +312,7 @@ class TestDecayExclusions:
 
     def test_anchors_apply_to_the_name_and_to_the_path(self):
         with keras.name_scope("dense"):
-            variable = keras.Variable(np.ones(2, "float32"), name="bias")
+            variable = KerasVariable(np.ones(2, "float32"), name="bias")
         for pattern, excluded in (
             ("^bias$", True),
             ("^dense/bias$", True),

@@ -13,13 +13,14 @@ import sys
 import tempfile
 
 import common
-import keras
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
+from generation import keras
 
 import tf_optim_ext
+from tf_optim_ext import _keras
 
 FRAMES = {
     "clipnorm": {"clipnorm": 0.5},
@@ -49,7 +50,7 @@ def start():
 
 def check_equal(strategy, variables, expected, what):
     for variable, single in zip(variables, expected, strict=True):
-        value = variable.value if isinstance(variable, keras.Variable) else variable
+        value = _keras.tensorflow_variable(variable)
         first, second = (v.numpy() for v in strategy.experimental_local_results(value))
         assert first.tobytes() == second.tobytes(), f"{what}: the replicas differ"
         np.testing.assert_allclose(first, single.numpy(), rtol=2e-5, atol=2e-6, err_msg=what)

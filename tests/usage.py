@@ -8,10 +8,10 @@ import dataclasses
 import functools
 import pathlib
 
-import keras
 import numpy as np
 import tensorflow as tf
 from common import arrays, assert_close
+from generation import keras
 from keras import layers
 
 import tf_optim_ext

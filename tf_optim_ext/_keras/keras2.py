@@ -1,9 +1,11 @@
 """Every private name of Keras 2, the package `tf_keras`, that the package uses."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tf_optim_ext._keras import versions
-from tf_optim_ext._keras.adapter import Adapter
+from tf_optim_ext._keras.adapter import NO_AGGREGATION, Adapter
 
 try:
     import tf_keras
@@ -40,14 +42,19 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     def built(self, value):
         self._set_untracked("_built", value)
 
-    def _new_variable(self, shape, initializer, dtype, name):
+    def _new_variable(self, shape, initializer, dtype, name, aggregation=NO_AGGREGATION):
         """Adds an optimizer variable; restores nothing."""
-        with tf.init_scope():
-            variable = tf.Variable(
-                initializer(shape, dtype), trainable=False, name=name, dtype=dtype
-            )
+        dtype = tf.as_dtype(dtype or tf_keras.backend.floatx())
+        initializer = tf_keras.initializers.get(initializer)
+        variable = tf.Variable(
+            initializer(shape, dtype), False, dtype=dtype, name=name, aggregation=aggregation
+        )
         self._track(variable)
         return variable
+
+    def _name_of_slot(self, variable, slot_name):
+        name = variable.name or slot_name
+        return f"{slot_name}/{name.partition(':')[0]}"
 
     def _as_own(self, variable):
         """A variable of the user as one of the optimizer: the same memory."""
@@ -64,15 +71,26 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
             self._set_untracked("_learning_rate", value)
         elif callable(self._learning_rate):
             raise TypeError(
-                f"{self.name!r} was created with a schedule or callable as its learning rate, "
-                "which cannot be set to a number. Create it with a number."
+                f"{self.name!r} was created with a `LearningRateSchedule` or a callable as its "
+                "learning rate, which cannot be set to a number. Create it with a number."
             )
         else:
             self._learning_rate.assign(tf.cast(value, self._learning_rate.dtype))
 
+    # Keras 2 has no way of its own to copy and pickle optimizers.
+
+    def __reduce__(self):
+        store: dict[str, Any] = {}
+        self.save_own_variables(store)
+        return _restored, (type(self), self.get_config(), store)
+
+    def __deepcopy__(self, memo):
+        make, arguments = self.__reduce__()
+        return make(*arguments)
+
     def _config_of_generation(self):
         # Without it, Keras 2 would take its own legacy optimizer of the name.
-        return {"is_legacy_optimizer": False}
+        return {"jit_compile": self.jit_compile, "is_legacy_optimizer": False}
 
     def _track(self, variable):
         self._variables.append(variable)
@@ -106,3 +124,9 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
 
     def _model_being_loaded(self):
         """None: Keras 2 builds the optimizer of a file for the right variables."""
+
+
+def _restored(cls, config, store):
+    optimizer = cls.from_config(config)
+    optimizer.load_own_variables(store)
+    return optimizer
