@@ -99,7 +99,7 @@ def exclude_from_adaptation(optimizer):
 
 
 def one_hessian(optimizer):
-    optimizer.update_hessian([tf.fill(v.shape, 400.0) for v in optimizer._trainable_variables])
+    optimizer.update_hessian([tf.fill(v.shape, 400.0) for v in optimizer._optimized])
 
 
 @dataclasses.dataclass(frozen=True)

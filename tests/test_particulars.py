@@ -384,7 +384,7 @@ def numbers(optimizer):
     """Scalar state, of all variables and of each."""
     found = [float(v.numpy()) for v in optimizer.scalars.values()]
     for name in optimizer._program().variable_scalars:
-        for variable in optimizer._trainable_variables:
+        for variable in optimizer._optimized:
             found.append(float(optimizer.get_slot(variable, name).numpy()))
     return found
 

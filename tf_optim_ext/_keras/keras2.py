@@ -15,6 +15,9 @@ except ImportError as error:
 versions.check_keras_2(tf_keras.__version__)
 
 
+_NAMES_IN_SAVED_MODELS = {"iterations": "_iterations", "learning_rate": "_learning_rate"}
+
+
 class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     """Keras 2's optimizer, with our names for what is private in it."""
 
@@ -56,6 +59,10 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
         name = variable.name or slot_name
         return f"{slot_name}/{name.partition(':')[0]}"
 
+    def _given_name(self, variable):
+        """The name that an optimizer variable was given: without the scope that it was made in."""
+        return variable.name.rpartition("/")[2].partition(":")[0]
+
     def _as_own(self, variable):
         """A variable of the user as one of the optimizer: the same memory."""
         return variable
@@ -76,6 +83,19 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
             )
         else:
             self._learning_rate.assign(tf.cast(value, self._learning_rate.dtype))
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type == "checkpoint":
+            return children
+        # A loaded SavedModel has an object of Keras 2 in the place of an optimizer: with these
+        # attributes, and others that cannot be set.
+        children = {_NAMES_IN_SAVED_MODELS.get(n, n): v for n, v in children.items()}
+        listed = getattr(self._untracked, "listed", ())
+        if len(listed) != len(self._variables):  # else the same object in each call
+            listed = tf.__internal__.tracking.wrap(list(self._variables))
+            self._untracked.listed = listed
+        return {**children, "_variables": listed}
 
     # Keras 2 has no way of its own to copy and pickle optimizers.
 

@@ -38,6 +38,10 @@ class KerasOptimizer(Adapter, keras.optimizers.Optimizer):
         name = getattr(variable, "path", None) or variable.name
         return f"{name}_{slot_name}".replace("/", "_").replace(":", "_")
 
+    def _given_name(self, variable):
+        """The name that an optimizer variable was given."""
+        return variable.name
+
     def _as_own(self, variable):
         """A variable of the user as one of the optimizer: the same memory."""
         if isinstance(variable, keras.Variable):

@@ -259,10 +259,11 @@ class Slots(_keras.KerasOptimizer):
         ids = {id(v) for v in named.values()}
         for variable in self._state_variables:
             if id(variable) not in ids:
-                key, count = variable.name, 0
+                key = name = self._given_name(variable)
+                count = 0
                 while key in named:
                     count += 1
-                    key = f"{variable.name}.{count}"
+                    key = f"{name}.{count}"
                 named[key] = variable
         return named
 
