@@ -49,8 +49,8 @@ def dtype_policy():
 
 
 def scale_of(optimizer):
-    """The loss scale of a `LossScaleOptimizer`."""
-    return float(optimizer.loss_scale if IS_KERAS_2 else optimizer.dynamic_scale)
+    """The variable with the loss scale of a `LossScaleOptimizer`."""
+    return optimizer._loss_scale.current_loss_scale if IS_KERAS_2 else optimizer.dynamic_scale
 
 
 # For `export`, which prints a lot in Keras 3.

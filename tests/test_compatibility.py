@@ -34,6 +34,7 @@ from generation import (
     keras,
     only_keras_3,
     path_of,
+    scale_of,
     set_dtype_policy,
 )
 from tensorflow.core.protobuf import saved_model_pb2
@@ -175,7 +176,8 @@ class TestMixedPrecision:
         fit(optimizer, model)
         expect_route(optimizer)
         assert type(model.optimizer) is entry.cls
-        assert {v.dtype for v in model.trainable_variables} == {policy.variable_dtype}
+        dtypes = {tf.as_dtype(v.dtype).name for v in model.trainable_variables}
+        assert dtypes == {policy.variable_dtype}
         for variable in model.trainable_variables:
             for name in set(entry.slots) - {*entry.cls.declaration().variable_scalars}:
                 assert optimizer.get_slot(variable, name).dtype == "float32"
@@ -223,13 +225,15 @@ class TestMixedPrecision:
             each.compile(optimizer, "mse", **mode)
             assert each.optimizer.inner_optimizer is optimizer
             each.train_on_batch(X, Y)
-        assert {v.dtype for v in model.trainable_variables} == {"float32"}
+        assert {tf.as_dtype(v.dtype) for v in model.trainable_variables} == {tf.float32}
         optimizer = optimizers[0]
-        scale = model.optimizer.dynamic_scale
+        scale = scale_of(model.optimizer)
         usual = float(scale)
         scale.assign(2.0**100)
         with unchanged(optimizer, model.trainable_variables):
             model.train_on_batch(X, Y)
+            if IS_KERAS_2:  # which counts the steps that it leaves out
+                optimizer.iterations.assign_sub(1)
         assert float(scale) == 2.0**99
         assert int(optimizer.iterations) == 1
         scale.assign(usual)
@@ -376,8 +380,7 @@ class TestFit:
         frozen.trainable = False
         before = arrays(frozen.variables)
         model.fit(X, Y, batch_size=4, verbose=0)
-        # Keras 2 makes another train function then.
-        assert same(arrays(frozen.variables), before) == (eagerly or IS_KERAS_2)
+        assert same(arrays(frozen.variables), before) == (eagerly and not IS_KERAS_2)
 
     def test_unfrozen_between_fits(self):
         model = make_model()
