@@ -16,7 +16,7 @@ import references
 import registry
 import tensorflow as tf
 from common import PACKAGE, arrays, assert_close, make_gradients, make_variables, unchanged
-from generation import keras
+from generation import keras, only_keras_3
 from modes import dense, fit, modes, wrapped
 from references import addons
 
@@ -223,6 +223,7 @@ class TestSelection:
 
     @pytest.mark.parametrize("how", ["get", "keras", "h5"])
     @by_extended
+    @only_keras_3("warns of `.h5` files")
     def test_extended_ones_are_loaded(self, base, how, tmp_path):
         """Without being registered by whoever extends them."""
         cls = tf_optim_ext.extend_with_decoupled_weight_decay(base)
@@ -239,6 +240,7 @@ class TestSelection:
         assert type(found) is cls
         assert found.get_config() == optimizer.get_config()
 
+    @only_keras_3("is loaded elsewhere by another program")
     def test_extended_ones_are_loaded_elsewhere(self, tmp_path):
         """By a process that has not made the class."""
         optimizer = ADAMW(keras.optimizers.schedules.ExponentialDecay(DECAY, 10, 0.9), RATE)

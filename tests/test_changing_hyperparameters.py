@@ -8,7 +8,7 @@ import pytest
 import registry
 import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variables, same, unchanged
-from generation import KerasVariable, keras
+from generation import KerasVariable, keras, only_keras_3
 from modes import MODES, dense, fit, in_mode, modes
 
 import tf_optim_ext
@@ -181,6 +181,7 @@ class TestLearningRate:
         assert_close(variables, expected)
         assert optimizer.get_config()["learning_rate"] == 0.25
 
+    @only_keras_3("has other callbacks")
     def test_callbacks_set_the_variable(self):
         rate, model = tf.Variable(0.5), dense()
         model.compile(tf_optim_ext.SGD(rate), "mse")

@@ -19,7 +19,7 @@ from common import (
     train,
 )
 from conftest import portable
-from generation import KerasVariable, keras
+from generation import KerasVariable, keras, only_keras_3
 
 import tf_optim_ext
 from tf_optim_ext import _keras
@@ -198,6 +198,7 @@ class TestGraph:
             waiting.extend(o for o in inputs if o not in seen)
         assert not [o.name for o in seen if o.type.startswith("Assign")]
 
+    @only_keras_3("has the learning rate elsewhere")
     def test_global_variables_initializer(self, entry):
         in_graph = InGraph(entry.make)
         fresh = in_graph.values()
@@ -251,6 +252,7 @@ class TestGraph:
                 session.run(after)
                 assert session.run(log).tolist() == [before, now]
 
+    @only_keras_3("has no variable inside")
     def test_the_learning_rate_can_be_assigned(self):
         with tf.Graph().as_default(), v1.Session() as session:
             weight, optimizer = tf.Variable(1.0), tf_optim_ext.SGD(0.5)
@@ -332,6 +334,7 @@ class TestGraph:
         optimizer.apply_gradients(zip(values, variables))
         assert_close(found, [s - np.array(v) for s, v in zip(start, variables)])
 
+    @only_keras_3("has no variable inside")
     def test_add_slot_and_weight(self):
         with tf.Graph().as_default(), v1.Session() as session:
             variable, optimizer = make_variables("tf")[0], ADAM.make()
@@ -415,6 +418,7 @@ class TestErrors:
             assert not optimizer.built
             assert not sophia.built
 
+    @only_keras_3("has no variable inside")
     def test_in_a_function_that_returns_a_tensor(self):
         """The remedy that the errors name."""
         with tf.Graph().as_default(), v1.Session() as session:
@@ -433,6 +437,7 @@ class TestErrors:
         single.update_hessian([tf.constant(4.0)], [variable], scale=2.0)
         assert hessian == single.get_slot(variable, "hessian").numpy()
 
+    @only_keras_3("has no variable inside")
     def test_no_pairs(self):
         with tf.Graph().as_default(), v1.Session() as session:
             optimizer = ADAM.make()

@@ -19,7 +19,7 @@ from common import (
     train,
     unchanged,
 )
-from generation import KerasVariable, keras
+from generation import KerasVariable, keras, only_keras_3
 from legacy import legacy
 from modes import MODES, wrapped
 
@@ -62,6 +62,7 @@ class TestIterations:
         assert float(variable) == pytest.approx(1 - moved, rel=1e-6)
 
     @both_kinds
+    @only_keras_3("takes a variable as it is")
     def test_shared_by_two_optimizers(self, kind, tmp_path):
         def make():
             count, first, second = counter(kind), ADAM.make(), SGD.make()
@@ -156,6 +157,7 @@ class TestEpsilon:
         assert config["epsilon"] == 1e-7
         assert type(optimizer).from_config({**config, "epsilon": None}).epsilon == 1e-7
 
+    @only_keras_3("has the setting elsewhere")
     def test_as_it_is_set(self):
         before = keras.config.epsilon()
         keras.config.set_epsilon(0.25)

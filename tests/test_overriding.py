@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from common import arrays, make_gradients, make_variables, same
-from generation import keras
+from generation import keras, only_keras_3
 from modes import dense, fit, modes, wrapped
 
 import tf_optim_ext
@@ -96,6 +96,7 @@ class TestWhatIsNotCalled:
         Clipping(0.25).apply_gradients([(tf.constant(1.0), variable)])
         assert float(variable) == 1.0
 
+    @only_keras_3("has other names")
     def test_names_are_those_of_keras(self):
         """All that Keras' step calls is either ours, or in the list."""
         own = {name for cls in tf_optim_ext.SGD.__mro__ for name in _own_names(cls)}

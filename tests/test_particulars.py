@@ -8,7 +8,7 @@ import recordings
 import references
 import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variables, same, train, unchanged
-from generation import keras
+from generation import keras, only_keras_3
 from modes import (
     MOMENTS,
     RATE,
@@ -508,6 +508,7 @@ class TestNumbers:
         assert_close(loaded.trainable_variables, model.trainable_variables)
 
     @pytest.mark.parametrize("built", [False, True], ids=["unbuilt", "built"])
+    @only_keras_3("does not save Nadam's product")
     def test_state_of_the_nadam_of_keras(self, built):
         theirs, expected, store = keras.optimizers.Nadam(**MOMENTS), make_variables(), {}
         train(theirs, expected, 3)

@@ -11,7 +11,7 @@ import pytest
 import registry
 import tensorflow as tf
 from common import SHAPES, arrays, make_variables, same, train, unchanged
-from generation import keras
+from generation import keras, only_keras_3
 
 import tf_optim_ext
 
@@ -264,6 +264,7 @@ class TestWeightsFiles:
         loaded = keras.models.load_model(tmp_path / "model.keras")
         assert float(loaded.optimizer.learning_rate) == 0.125
 
+    @only_keras_3("logs it")
     def test_keras_drops_it_with_a_warning(self, tmp_path):
         trained(tmp_path / "all.weights.h5", keras.optimizers.SGD(0.1, momentum=0.9))
         other = model_of()

@@ -66,11 +66,6 @@ def imported(setting, **environment):
 class TestImport:
     """Before anything else fails that says less."""
 
-    def test_keras_2(self):
-        code, errors = imported("", TF_USE_LEGACY_KERAS="1")
-        assert code == 1
-        assert errors.splitlines()[-1].startswith("ImportError: tf_optim_ext works with Keras 3.")
-
     @pytest.mark.long
     @pytest.mark.parametrize(
         ("setting", "message"),

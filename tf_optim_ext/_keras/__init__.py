@@ -5,13 +5,13 @@ Checked with TensorFlow 2.21.0, the newest Keras 3.12, 3.13, 3.14 and 3.15, and 
 `tf.keras`.
 """
 
-import sys
 from typing import Any
 
 import tensorflow as tf
 
 from tf_optim_ext._keras import versions
 from tf_optim_ext._keras.adapter import NOT_CALLED, DecayHooks
+from tf_optim_ext._keras.schedules import is_schedule
 from tf_optim_ext._keras.swap import has_swapped, wrap_swap
 from tf_optim_ext._keras.tensorflow import (
     are_dense,
@@ -64,9 +64,3 @@ else:
     def tensorflow_variable(variable):
         """The `tf.Variable` inside a `keras.Variable`, or the variable itself."""
         return variable.value if isinstance(variable, _KerasVariable) else variable
-
-
-def is_schedule(value):
-    """Whether a value is a `LearningRateSchedule`, of either generation of Keras."""
-    modules = [sys.modules[name] for name in ("keras", "tf_keras") if name in sys.modules]
-    return isinstance(value, tuple(m.optimizers.schedules.LearningRateSchedule for m in modules))

@@ -5,6 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_optim_ext._keras.schedules import is_schedule
+
 NO_AGGREGATION = tf.VariableAggregation.NONE
 NOT_CALLED = {
     "update_step",
@@ -113,6 +115,13 @@ class Adapter(Names):
     def _given_rate(self):
         """The learning rate: a variable, or the schedule or callable that was given."""
         return self._learning_rate
+
+    def _current_rate(self):
+        """The learning rate of the coming step, a variable or what the given callable returns."""
+        rate = self._learning_rate
+        if not callable(rate):
+            return rate
+        return rate(self._iterations) if is_schedule(rate) else rate()
 
     @property
     def _state_variables(self):

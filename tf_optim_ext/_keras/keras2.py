@@ -67,12 +67,6 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
         """A variable of the user as one of the optimizer: the same memory."""
         return variable
 
-    def _current_rate(self):
-        rate = self._learning_rate
-        if isinstance(rate, tf_keras.optimizers.schedules.LearningRateSchedule):
-            return rate(self._iterations)
-        return rate() if callable(rate) else rate
-
     def _set_rate(self, value):
         if callable(value):
             self._set_untracked("_learning_rate", value)

@@ -52,9 +52,6 @@ class KerasOptimizer(Adapter, keras.optimizers.Optimizer):
             raise NotImplementedError("This version of Keras cannot wrap a `tf.Variable`.")
         return own
 
-    def _current_rate(self):
-        return self._get_current_learning_rate()
-
     def _set_rate(self, value):
         keras.optimizers.Optimizer.learning_rate.fset(self, value)
 
