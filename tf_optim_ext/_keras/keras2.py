@@ -22,7 +22,7 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     """Keras 2's optimizer, with our names for what is private in it."""
 
     _api = tf_keras
-    _ignored_arguments = ("jit_compile", "is_legacy_optimizer", "mesh")
+    _ignored_arguments = ("jit_compile", "is_legacy_optimizer")
     _unknown_arguments = ("loss_scale_factor", "gradient_accumulation_steps")
 
     def __init__(self, learning_rate, name=None, **kwargs):

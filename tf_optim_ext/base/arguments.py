@@ -47,6 +47,11 @@ BOOLEANS = (
     "row_wise",
     "stochastic_rounding",
 )
+# What TensorFlow's optimizers took once.
+HINTS = {
+    "lr": " The learning rate is `learning_rate`.",
+    "decay": " Instead of `decay`, give a schedule as `learning_rate`, such as `InverseTimeDecay`.",
+}
 CHOICES = {"sparse": ("exact", "lazy", "catch_up")}
 
 
@@ -83,7 +88,7 @@ def take_own(cls, kwargs):
     problems = [f"got unknown arguments {unknown}"] if unknown else []
     problems += [f"lacks {missing}"] if missing else []
     if problems:
-        hint = " The learning rate is `learning_rate`." if "lr" in unknown else ""
+        hint = "".join(text for name, text in HINTS.items() if name in unknown)
         raise TypeError(
             f"{owner} {' and '.join(problems)}.{hint} It takes: "
             f"{['learning_rate', *declared, *COMMON]}"
