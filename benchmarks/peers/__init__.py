@@ -28,13 +28,14 @@ class Peer:
 SPARSE = ("sparse",)  # modes for embedding tables only
 _TENSORFLOW = "benchmarks.peers.of_tensorflow"
 _LEGACY = {"legacy_eager": "legacy, eager", "legacy_function": "legacy, tf.function"}
+_KERAS_2 = {"keras_2_eager": "Keras 2, eager", "keras_2_function": "Keras 2, tf.function"}
 _TORCH_MODES = {"loop": "for-loop", "foreach": "foreach", "fused": "fused"}
 _EAGER, _FUNCTION, _XLA = {"eager": "eager"}, {"function": "tf.function"}, {"xla": "XLA"}
 PEERS = {
     "ours": Peer(
         "tf_optim_ext",
         (_TENSORFLOW, "ours"),
-        {**_EAGER, **_FUNCTION, "portable": "portable()", **_XLA},
+        {**_EAGER, **_FUNCTION, "portable": "portable()", **_XLA, **_KERAS_2},
         slow=("xla",),
     ),
     "keras": Peer(

@@ -97,21 +97,23 @@ class Library:
         with tf.device(self.device):
             return TensorFlowStep(self, made, name, apply, mode, traces)
 
-    def keras_3(
+    def of_module(
         self, owner: Any, name: str, mode: str, options: Options, traces: int
     ) -> TensorFlowStep:
-        """Steps of an optimizer of a module."""
+        """Steps of an optimizer of a module; those of `tf_optim_ext.tf_keras` are Keras 2's."""
+        is_keras_2 = owner.__name__.endswith("tf_keras")
+        variables = [v.value for v in self.variables] if is_keras_2 else self.variables
         cls = getattr(owner, name, None)
         if cls is None:
             raise server.Missing(f"{owner.__name__} has no {name}")
         made = cls(**arguments.with_options(name, options))
         if "mask" in options:
-            made.exclude_from_weight_decay([v for v in self.variables if v.ndim < 2])
+            made.exclude_from_weight_decay([v for v in variables if len(v.shape) < 2])
         with tf.device(self.device):
-            made.build(self.variables)
+            made.build(variables)
 
         def apply(gradients: Gradients) -> None:
-            made.apply(gradients, self.variables)
+            made.apply(gradients, variables)
 
         return self.step(made, name, apply, mode, traces)
 
@@ -150,10 +152,13 @@ class Ours(Library):
 
         if mode.startswith("stream"):
             return self._stream(int(mode.removeprefix("stream")))
+        if mode.startswith("keras_2_"):
+            mode, owner = mode.removeprefix("keras_2_"), tf_optim_ext.tf_keras
+            return self.of_module(owner, optimizer, mode, options, traces)
         if mode != "portable":
-            return self.keras_3(tf_optim_ext, optimizer, mode, options, traces)
+            return self.of_module(tf_optim_ext, optimizer, mode, options, traces)
         with tf_optim_ext.portable():
-            return self.keras_3(tf_optim_ext, optimizer, "function", options, traces)
+            return self.of_module(tf_optim_ext, optimizer, "function", options, traces)
 
     def names(self) -> list[str]:
         from tf_optim_ext import optimizers
@@ -203,7 +208,7 @@ class Stream(server.Step):
 
 class Keras(Library):
     def make(self, mode: str, optimizer: str, options: Options, traces: int) -> TensorFlowStep:
-        return self.keras_3(keras.optimizers, optimizer, mode, options, traces)
+        return self.of_module(keras.optimizers, optimizer, mode, options, traces)
 
 
 class TfKeras(Library):
