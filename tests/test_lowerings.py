@@ -13,7 +13,7 @@ import recordings
 import references
 import registry
 import tensorflow as tf
-from generation import path_of
+from generation import only_keras_3, path_of
 
 import tf_optim_ext
 from tf_optim_ext.backends import numpy as numpy_lowering
@@ -343,6 +343,7 @@ class TestRecordings:
 
 class TestKeras:
     @pytest.mark.family
+    @only_keras_3("see test_migration.py")
     def test_equals_the_built_in_optimizer(self, entry):
         if entry.keras is None:
             pytest.skip("Keras has no equal")

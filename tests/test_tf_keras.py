@@ -214,7 +214,7 @@ class TestKeras2Interface:
         assert ours.Adam(0.1, epsilon=None).epsilon == tf_keras.backend.epsilon()
         with pytest.raises(ValueError, match="only one of"):
             ours.Adam(0.1, clipnorm=1.0, global_clipnorm=1.0)
-        with pytest.raises(TypeError, match="Instead of `decay`.*InverseTimeDecay"):
+        with pytest.raises(TypeError, match=r"Instead of `decay`.*InverseTimeDecay"):
             ours.Adam(0.1, decay=0.5)
 
     def test_backend_sets_the_learning_rate(self):
