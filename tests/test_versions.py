@@ -3,6 +3,7 @@
 `versions.py` tests those taken.
 """
 
+import importlib
 import pathlib
 import re
 import subprocess
@@ -146,3 +147,30 @@ def test_what_pip_installs_is_what_is_taken():
     ):
         ranges = set(re.findall(rf'"{package}>=([\d.]+),<([\d.]+)"', text))
         assert ranges == {(oldest, f"{newest[0]}.{newest[1] + 1}")}, package
+
+
+ANY_TENSORFLOW = re.search('"(tensorflow>=.*?)"', (ROOT / "pyproject.toml").read_text())[1]
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted"),
+    [
+        (None, ANY_TENSORFLOW),
+        ("2.18.1", ANY_TENSORFLOW),
+        (f"{OLDEST_TF}.1", f"tensorflow=={OLDEST_TF}.*"),
+        ("2.20.0", "tensorflow==2.20.*"),
+        (f"{NEWEST_TF}.0rc1", f"tensorflow=={NEWEST_TF}.*"),
+        ("2.99.0", ANY_TENSORFLOW),
+    ],
+)
+def test_what_pip_builds_against(installed, wanted, tmp_path, monkeypatch):
+    """The TensorFlow that is installed, if this package may stay with it."""
+    monkeypatch.syspath_prepend(ROOT / "build_backend")
+    backend = importlib.import_module("backend")
+    if installed:
+        folder = tmp_path / f"tensorflow-{installed}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: tensorflow\nVersion: {installed}\n")
+    monkeypatch.setattr(backend.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert backend.get_requires_for_build_wheel() == [wanted]
+    assert backend.get_requires_for_build_editable() == [wanted]
