@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import contextlib
 import functools
+import gc
 import pathlib
 import sys
 import zlib
@@ -41,6 +42,9 @@ import tensorflow as tf
 import tf_optim_ext
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
+
+# Collections that walk over all of TensorFlow's objects take a tenth of the tests' time.
+gc.set_threshold(200_000, 20, 100)
 
 # For `import benchmarks`. At the end: the source must not hide an installed package.
 sys.path.append(str(ROOT))
@@ -126,6 +130,11 @@ def _mark_long(items):
         family = item.get_closest_marker("family")
         if family is None or (family.args and params["route"] not in family.args):
             item.add_marker(pytest.mark.long)
+
+
+def shortened(names, short):
+    """Parameters of which only some are not for the long tests."""
+    return [name if name in short else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 def _native_routes():

@@ -12,6 +12,8 @@ OPTIONS = Options(repeats=2, repeat_seconds=0.0)
 CASE = session.Case("AdamW", "two", ((3, 5), (7,)))
 EVERYTHING = ("mask", "clip", "ema")
 
+pytestmark = pytest.mark.long
+
 
 class Here:
     """A peer without a process: threads and malloc stay as they are."""

@@ -17,9 +17,10 @@ from tf_optim_ext.checks import Range
 STEPS = 4
 CANDIDATES = (0.25, 0.75, 0.4, 2.0, 5.0, -0.25, -0.75)
 FORMS = ("set", "tf variable", "keras variable", "callable", "schedule")
-# Of the others, each form and each mode alone says as much.
+# Each form and each mode alone says nearly as much as all pairs.
+SHORT = {("set", "eager"), ("set", "xla"), *((form, "function") for form in FORMS)}
 PAIRS = [
-    pytest.param(form, mode, marks=() if form == "set" or mode == "function" else pytest.mark.long)
+    pytest.param(form, mode, marks=() if (form, mode) in SHORT else pytest.mark.long)
     for form in FORMS
     for mode in MODES
 ]

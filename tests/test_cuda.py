@@ -196,7 +196,7 @@ class TestLaunches:
             tf_optim_ext.Prodigy,
         ],
     )
-    @pytest.mark.parametrize("large", [False, True])
+    @pytest.mark.parametrize("large", [False, pytest.param(True, marks=pytest.mark.long)])
     def test_as_many_as_arguments_have_room_for(self, cls, large, monkeypatch, stub):
         monkeypatch.setattr(cuda, "_takes_large_tables", lambda: large)
         actual, _ = trained(cls, self.SHAPES)

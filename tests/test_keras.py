@@ -1,7 +1,9 @@
 """Inside Keras and TensorFlow: `fit` in all its modes, custom loops, wrappers, strategies."""
 
 import contextlib
+import functools
 
+import conftest
 import keras
 import numpy as np
 import pytest
@@ -58,7 +60,12 @@ def expect_route(optimizer, inside_xla=False):
 
 
 class TestFit:
-    def test_modes_agree(self, entry):
+    @pytest.mark.parametrize(
+        "entry_name",
+        conftest.shortened(registry.BY_NAME, ("AdamW", "Prodigy", "ScheduleFreeAdamW")),
+    )
+    def test_modes_agree(self, entry_name):
+        entry = registry.BY_NAME[entry_name]
         results, in_portable = {}, "tensorflow: inside portable()"
         for title, arguments, surroundings, route in (
             ("default", {}, contextlib.nullcontext, route_of_dense()),
@@ -572,12 +579,13 @@ class TestMultiOptimizer:
             expect_route(inner)
 
 
-@pytest.fixture(scope="module")
-def on_two_devices():
+@functools.cache
+def on_two_devices(some):
     """What `two_devices.py` found, by the name of the check; it runs in a process of its own."""
-    return outcomes_of("two_devices.py")
+    names = two_devices.SOME if some else two_devices.CHECKS.keys() - two_devices.SOME
+    return outcomes_of("two_devices.py", *names)
 
 
-@pytest.mark.parametrize("check", two_devices.CHECKS)
-def test_mirrored_strategy(on_two_devices, check):
-    assert on_two_devices[check] == "equal"
+@pytest.mark.parametrize("check", conftest.shortened(two_devices.CHECKS, two_devices.SOME))
+def test_mirrored_strategy(check):
+    assert on_two_devices(check in two_devices.SOME)[check] == "equal"

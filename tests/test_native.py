@@ -311,6 +311,7 @@ class TestEagerSteps:
 
 
 class TestOtherProcesses:
+    @pytest.mark.long
     def test_threads_do_not_change_a_bit(self, probes, native_only):
         one, five = probes["baseline"]["digests"], probes["five threads"]["digests"]
         assert set(one) == set(conftest.POSSIBLE)

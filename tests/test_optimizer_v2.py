@@ -3,6 +3,7 @@
 import inspect
 import json
 
+import conftest
 import keras
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from common import (
     unchanged,
 )
 from legacy import legacy
-from modes import modes, wrapped
+from modes import MODES, wrapped
 
 import tf_optim_ext
 
@@ -35,7 +36,7 @@ def counter(kind, value=0):
 
 class TestIterations:
     @both_kinds
-    @modes
+    @pytest.mark.parametrize("mode", conftest.shortened(MODES, ["eager", "function"]))
     def test_a_variable_of_ones_own(self, entry, kind, mode):
         count, variables, optimizer = counter(kind), make_variables(), entry.make()
         optimizer.iterations = count

@@ -17,6 +17,8 @@ ROW = re.compile(r"│ (.+?) +│ +([\d.]+) │ +([\d.]+) % │ +([\d.]+) ms │
 BASELINES = re.compile(r"the most popular movies: ([\d.]+) %, random: ([\d.]+) %")
 OURS = ("Adam, exact", "Adam, lazy", "Adam, catch_up")
 
+pytestmark = pytest.mark.long
+
 
 def run(*arguments, path=()):
     """Runs the example, with folders that come before all others where modules are looked for."""

@@ -92,6 +92,7 @@ def check(result):
     assert "huge pages" in result.stdout
 
 
+@pytest.mark.long
 def test_driver(tmp_path, monkeypatch):
     check(run(built(tmp_path, monkeypatch)))
 

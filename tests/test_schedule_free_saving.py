@@ -3,6 +3,7 @@
 import contextlib
 import copy
 
+import conftest
 import keras
 import numpy as np
 import pytest
@@ -55,7 +56,10 @@ class TestSaving:
         fit(loaded)
         assert_close(state(loaded), uninterrupted(make, 4), **TOLERANCE)
 
-    @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16", "float64"])
+    @pytest.mark.parametrize(
+        "dtype",
+        conftest.shortened(["float32", "mixed_bfloat16", "bfloat16", "float64"], ["bfloat16"]),
+    )
     @pytest.mark.parametrize("built", [False, True])
     @pytest.mark.parametrize("kind", ["model.keras", "model.weights.h5"])
     def test_from_training_weights_to_the_bit(self, make, tmp_path, kind, built, dtype):
