@@ -38,6 +38,7 @@ _prefer_what_is_installed()
 
 import registry
 import tensorflow as tf
+from generation import keras
 
 import tf_optim_ext
 
@@ -96,7 +97,7 @@ def _what_is_tested():
     library = f"no library: {reason}" if reason else tf_optim_ext.native.instruction_set()
     return (
         f"testing {pathlib.Path(tf_optim_ext.__file__).parent}, {tf_optim_ext.__version__} "
-        f"({library}), with TensorFlow {tf.__version__} and Keras {tf.keras.__version__}"
+        f"({library}), with TensorFlow {tf.__version__} and Keras {keras.__version__}"
     )
 
 

@@ -1,11 +1,11 @@
 """Steps in every mode, for the tests of options and of particular optimizers."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from common import route_of_dense
 from conftest import portable
+from generation import keras
 
 RATE = 0.1
 MOMENTS = {"learning_rate": RATE, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}

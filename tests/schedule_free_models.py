@@ -2,11 +2,11 @@
 
 import functools
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from common import arrays
+from generation import keras
 
 import tf_optim_ext
 

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 
-import keras
 import numpy as np
 import pytest
 import references
 import registry
 import tensorflow as tf
 from common import PACKAGE, arrays, assert_close, make_gradients, make_variables, unchanged
+from generation import keras
 from modes import dense, fit, modes, wrapped
 from references import addons
 
@@ -321,7 +321,7 @@ class TestSelection:
         inner, variable = make(name), tf.Variable(1.0)
         outer = make(name, learning_rate=lambda: (step_inside(), RATE)[1])
         outer.build([tf.Variable(1.0)])
-        weight = outer._trainable_variables[0]
+        weight = outer._optimized[0]
 
         def step_inside():
             inner.apply_gradients([(tf.constant(0.0), variable)])

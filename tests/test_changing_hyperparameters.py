@@ -3,12 +3,12 @@
 import json
 import pickle
 
-import keras
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variables, same, unchanged
+from generation import KerasVariable, keras
 from modes import MODES, dense, fit, in_mode, modes
 
 import tf_optim_ext
@@ -53,7 +53,7 @@ class Given:
 
     def __init__(self, form, before, after, change_at):
         self._form, self._after = form, after
-        make = {"tf variable": tf.Variable, "keras variable": keras.Variable}.get(form, tf.Variable)
+        make = {"tf variable": tf.Variable, "keras variable": KerasVariable}.get(form, tf.Variable)
         self._variables = {name: make(x, dtype="float64") for name, x in before.items()}
         if form == "set":
             self.arguments = before
@@ -163,7 +163,7 @@ class TestEveryOptimizer:
 
 class TestLearningRate:
     @modes
-    @pytest.mark.parametrize("make", [tf.Variable, keras.Variable], ids=["tf", "keras"])
+    @pytest.mark.parametrize("make", [tf.Variable, KerasVariable], ids=["tf", "keras"])
     def test_variable_is_followed(self, make, mode):
         rate, variables = make(0.5), make_variables()
         optimizer = tf_optim_ext.SGD(rate)
@@ -191,7 +191,7 @@ class TestLearningRate:
 
     def test_variable_that_is_set_is_copied(self):
         """As in Keras: traced functions read the optimizer's own."""
-        optimizer, rate, variables = tf_optim_ext.SGD(0.5), keras.Variable(0.25), make_variables()
+        optimizer, rate, variables = tf_optim_ext.SGD(0.5), KerasVariable(0.25), make_variables()
         step = in_mode("function", optimizer, variables)
         step(gradients_of(0))
         count = len(optimizer.variables)

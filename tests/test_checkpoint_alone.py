@@ -1,11 +1,11 @@
 """`tf.train.Checkpoint` of an optimizer without its model."""
 
-import keras
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
 from common import arrays, make_variables, same, train
+from generation import FIRST_SLOT, keras
 
 import tf_optim_ext
 
@@ -78,8 +78,8 @@ class TestFiles:
         train(optimizer, variables)
         path = tf.train.Checkpoint(optimizer=optimizer).save(tmp_path / "ckpt")
         names = [name for name, _ in tf.train.list_variables(path)]
-        # The counter of saves, and the graph of objects.
-        assert len(names) == len(optimizer.variables) + 2
+        # The counter of saves, the graph of objects, and the learning rate.
+        assert len(names) == len(optimizer.variables) - FIRST_SLOT + 4
 
     def test_slots_of_the_variables_that_are_there_are_saved_with_them(self, tmp_path):
         optimizer, variables = ADAM.make(), make_variables("tf")

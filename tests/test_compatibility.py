@@ -10,7 +10,6 @@ import functools
 import pathlib
 import re
 
-import keras
 import numpy as np
 import pytest
 import registry
@@ -28,11 +27,21 @@ from common import (
     unchanged,
 )
 from compatibility import own_process, parameter_servers, two_replicas, two_workers
+from generation import (
+    IS_KERAS_2,
+    QUIET,
+    dtype_policy,
+    keras,
+    only_keras_3,
+    path_of,
+    set_dtype_policy,
+)
 from tensorflow.core.protobuf import saved_model_pb2
 from test_keras import ADAM, SGD, TOLERANCE, X, Y, expect_route, fit, make_model
 from test_state import Training, load_elsewhere
 
 import tf_optim_ext
+from tf_optim_ext import _keras
 
 TESTS = pathlib.Path(__file__).parent
 DOCUMENT = TESTS.parent / "docs" / "compatibility.md"
@@ -138,9 +147,9 @@ def test_parameter_server_strategy(with_a_parameter_server, check):
 @pytest.fixture
 def policy(request):
     """The global policy of dtypes while a test runs."""
-    keras.config.set_dtype_policy(request.param)
-    yield keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
+    set_dtype_policy(request.param)
+    yield dtype_policy()
+    set_dtype_policy("float32")
 
 
 def policies(*names):
@@ -290,7 +299,7 @@ class TestMultiOptimizer:
 
     def test_saved_and_loaded(self, tmp_path):
         model = make_model()
-        last = model.layers[-1].kernel.path.split("/")[-2]
+        last = path_of(model.layers[-1].kernel).split("/")[-2]
         by_path = keras.optimizers.OptimizerMap(ADAM.make(), {f".*{last}/.*": SGD.make()})
         fit(keras.optimizers.MultiOptimizer(by_path), model)
         model.save(tmp_path / "model.keras")
@@ -367,7 +376,8 @@ class TestFit:
         frozen.trainable = False
         before = arrays(frozen.variables)
         model.fit(X, Y, batch_size=4, verbose=0)
-        assert same(arrays(frozen.variables), before) == eagerly
+        # Keras 2 makes another train function then.
+        assert same(arrays(frozen.variables), before) == (eagerly or IS_KERAS_2)
 
     def test_unfrozen_between_fits(self):
         model = make_model()
@@ -477,6 +487,7 @@ class TestCallbacks:
         assert int(optimizer.iterations) == 12
         assert_close(model.variables, fit_eagerly(kind.make(), epochs=1).variables, **TOLERANCE)
 
+    @only_keras_3("has no `SwapEMAWeights`")
     def test_swap_ema_weights_of_schedule_free_optimizers(self):
         # They average by themselves: another average would take their training weights away.
         optimizer = registry.BY_NAME["ScheduleFreeAdamW"].make(use_ema=True)
@@ -484,6 +495,7 @@ class TestCallbacks:
         with pytest.raises(ValueError, match=r"averages its weights itself.*leave out"):
             fit_eagerly(optimizer, callbacks=[swap])
 
+    @only_keras_3("writes the learning rate otherwise")
     def test_tensorboard(self, kind, tmp_path, monkeypatch):
         # `tf.summary.scalar` needs the package tensorboard; all else is TensorFlow's.
         def scalar(name, value, step):
@@ -515,14 +527,14 @@ def save_model(model, path):
 
 
 def export(model, path):
-    model.export(path, verbose=False)
+    model.export(path, **QUIET)
 
 
 def export_archive(model, path):
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serve", model.call, [tf.TensorSpec((None, 3))])
-    archive.write_out(path, verbose=False)
+    archive.write_out(path, **QUIET)
 
 
 class TestExport:
@@ -591,7 +603,7 @@ class OnDevice(tf.Module):
         self.weights = tf.Variable([1.0, 2.0])
         self.optimizer = optimizer
         optimizer.build([self.weights])
-        variables = [self.weights, *(v.value for v in optimizer.variables)]
+        variables = [self.weights, *map(_keras.tensorflow_variable, optimizer.variables)]
         self.initial = [(v, v.numpy()) for v in variables]
 
     @tf.function(input_signature=[])

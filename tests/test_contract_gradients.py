@@ -5,7 +5,6 @@ What other calls do is in `test_contract.py`.
 
 import functools
 
-import keras
 import numpy as np
 import pytest
 import registry
@@ -22,6 +21,7 @@ from common import (
     train,
     unchanged,
 )
+from generation import keras, only_keras_3
 from legacy import legacy
 
 import tf_optim_ext
@@ -60,6 +60,7 @@ class TestSparse:
             other.apply_gradients([(self.dense(slices), expected[0])])
         assert_close(variables, expected)
 
+    @only_keras_3("sums the rows first")
     @pytest.mark.parametrize("name", ["Adam", "AdamW", "AdamW-amsgrad"])
     def test_keras_squares_repeated_rows_one_by_one(self, name):
         # Keras sums the squares of one row; ours squares the sum, as a dense gradient does.

@@ -7,13 +7,13 @@ first step an optimizer must do in the first one of each variable.
 
 import math
 
-import keras
 import numpy as np
 import precision
 import pytest
 import registry
 import tensorflow as tf
 from common import arrays, same, train
+from generation import keras
 
 import tf_optim_ext
 from tf_optim_ext import Slot

@@ -4,7 +4,6 @@ That function is also tested on the CPU, for weights that only say that they are
 kernels in `test_cuda.py`; what is marked `gpu` needs one.
 """
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,6 +17,7 @@ from common import (
     same,
     train,
 )
+from generation import keras
 
 import tf_optim_ext
 from tf_optim_ext.backends import native

@@ -2,7 +2,6 @@
 
 import contextlib
 
-import keras
 import numpy as np
 import pytest
 import registry
@@ -20,6 +19,7 @@ from common import (
     train,
 )
 from conftest import portable
+from generation import KerasVariable, keras
 
 import tf_optim_ext
 from tf_optim_ext import _keras
@@ -40,11 +40,11 @@ OPTIONS = [
 
 def evaluated(session, variables):
     """The values of Keras' or TensorFlow's variables, as arrays."""
-    return session.run([getattr(v, "value", v) if _is_keras(v) else v for v in variables])
+    return session.run([_keras.tensorflow_variable(v) for v in variables])
 
 
 def _is_keras(variable):
-    return isinstance(variable, keras.Variable)
+    return isinstance(variable, KerasVariable)
 
 
 class InGraph:
@@ -65,7 +65,7 @@ class InGraph:
             self.update = self._add(call)
             self.session = v1.Session(graph=self.graph)
             # Weights first: the slots of some optimizers start from them.
-            values = [getattr(v, "value", v) if _is_keras(v) else v for v in self.variables]
+            values = [_keras.tensorflow_variable(v) for v in self.variables]
             self.session.run(v1.variables_initializer(values))
             self.session.run(v1.global_variables_initializer())
 
@@ -205,7 +205,7 @@ class TestGraph:
         assert not same(in_graph.values(), fresh)
         with in_graph.graph.as_default():
             assert {v.ref() for v in v1.global_variables()} == {
-                getattr(v, "value", v).ref() if _is_keras(v) else v.ref()
+                _keras.tensorflow_variable(v).ref()
                 for v in [*in_graph.variables, *in_graph.optimizer.variables]
             }
         again = InGraph(entry.make)

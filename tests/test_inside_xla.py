@@ -1,6 +1,5 @@
 """Native steps under XLA on a CPU: equal to those outside, to the last bit."""
 
-import keras
 import numpy as np
 import pytest
 import registry
@@ -14,6 +13,7 @@ from common import (
     route_of_dense,
     same,
 )
+from generation import keras
 
 import tf_optim_ext
 

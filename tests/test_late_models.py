@@ -6,12 +6,12 @@ same.
 """
 
 import conftest
-import keras
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
 from common import arrays, assert_close, same
+from generation import keras
 
 # Two have slots that start as NaN, one of them numbers of all variables, one neither.
 NAMES = ("ScheduleFreeAdamW", "Prodigy", "AdamW")

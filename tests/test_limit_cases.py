@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Callable
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from common import arrays
+from generation import keras
 
 import tf_optim_ext as lib
 
@@ -99,7 +99,7 @@ def exclude_from_adaptation(optimizer):
 
 
 def one_hessian(optimizer):
-    optimizer.update_hessian([tf.fill(v.shape, 400.0) for v in optimizer._trainable_variables])
+    optimizer.update_hessian([tf.fill(v.shape, 400.0) for v in optimizer._optimized])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import recordings
 import references
 import registry
 import tensorflow as tf
+from generation import path_of
 
 import tf_optim_ext
 from tf_optim_ext.backends import numpy as numpy_lowering
@@ -355,7 +356,9 @@ class TestKeras:
         count = len(entry.slots)
         for gs in zip(*(g for _, g in data)):
             builtin.apply([tf.constant(g) for g in gs], variables)
-            slots = {s: [v for v in builtin.variables if v.path.endswith(s)] for s in entry.slots}
+            slots = {
+                s: [v for v in builtin.variables if path_of(v).endswith(s)] for s in entry.slots
+            }
             for i, variable in enumerate(variables):
                 own = {name: np.array(slots[name][i]) for name in slots}
                 wanted[i].append((np.array(variable), own))

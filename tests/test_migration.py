@@ -5,11 +5,11 @@ import pathlib
 import re
 import runpy
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from common import assert_close
+from generation import keras
 from legacy import legacy
 from tf_keras import optimizers as new
 

@@ -4,7 +4,6 @@ import inspect
 import json
 
 import conftest
-import keras
 import numpy as np
 import pytest
 import registry
@@ -20,6 +19,7 @@ from common import (
     train,
     unchanged,
 )
+from generation import KerasVariable, keras
 from legacy import legacy
 from modes import MODES, wrapped
 
@@ -129,7 +129,7 @@ class TestIterations:
             (lambda: tf.Variable(1), ValueError),
             (lambda: tf.Variable(1.0), ValueError),
             (lambda: tf.Variable([1], dtype=tf.int64), ValueError),
-            (lambda: keras.Variable(1, dtype="int32"), ValueError),
+            (lambda: KerasVariable(1, dtype="int32"), ValueError),
         ],
         ids=lambda x: getattr(x, "__name__", None),
     )

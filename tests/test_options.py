@@ -3,13 +3,13 @@
 import itertools
 import json
 
-import keras
 import numpy as np
 import pytest
 import references
 import registry
 import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variables
+from generation import keras
 from modes import (
     MOMENTS,
     RATE,
@@ -249,7 +249,7 @@ class TestFrame:
     @pytest.mark.parametrize("options", OPTIONS, ids=option_id)
     def test_config(self, options):
         optimizer = AdamW(weight_decay=0.1, **options)
-        config = json.loads(json.dumps(optimizer.get_config()))
+        config = json.loads(json.dumps(optimizer.get_config(), default=float))
         assert {name: config.get(name) for name in options} == options
         clone = AdamW.from_config(config)
         assert clone.get_config() == config
@@ -422,7 +422,7 @@ class TestDecoupledWeightDecay:
     @pytest.mark.parametrize("name", BASES)
     def test_config(self, name):
         optimizer = self.make(name, exclude_from_weight_decay=["bias"], clipnorm=100.0)
-        config = json.loads(json.dumps(optimizer.get_config()))
+        config = json.loads(json.dumps(optimizer.get_config(), default=float))
         assert config["weight_decay"] == 0.25
         clone = type(optimizer).from_config(config)
         assert clone.get_config() == config

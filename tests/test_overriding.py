@@ -1,10 +1,10 @@
 """Subclasses that override a step of Keras': called, or refused when the class is made."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from common import arrays, make_gradients, make_variables, same
+from generation import keras
 from modes import dense, fit, modes, wrapped
 
 import tf_optim_ext

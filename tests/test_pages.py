@@ -362,7 +362,7 @@ def test_recipe_of_several_optimizers(tmp_path):
     rates = {
         variable.path: float(inner.learning_rate)
         for inner in model.optimizer.optimizers
-        for variable in inner._trainable_variables
+        for variable in inner._optimized
     }
     expected = {v.path: 1e-2 if "head/" in v.path else 1e-4 for v in model.trainable_variables}
     assert rates == pytest.approx(expected)

@@ -2,13 +2,13 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import recordings
 import references
 import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variables, same, train, unchanged
+from generation import keras
 from modes import (
     MOMENTS,
     RATE,
@@ -384,7 +384,7 @@ def numbers(optimizer):
     """Scalar state, of all variables and of each."""
     found = [float(v.numpy()) for v in optimizer.scalars.values()]
     for name in optimizer._program().variable_scalars:
-        for variable in optimizer._trainable_variables:
+        for variable in optimizer._optimized:
             found.append(float(optimizer.get_slot(variable, name).numpy()))
     return found
 

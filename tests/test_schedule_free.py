@@ -5,11 +5,11 @@ Their rules are tested with those of the other optimizers.
 
 import gc
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from common import arrays, assert_close, has_multi_optimizer, same
+from generation import LossScaleOptimizer, keras, path_of
 from schedule_free_models import (
     BATCHES,
     MAKERS,
@@ -472,7 +472,7 @@ class TestCallbacksArgument:
 class TestWrappers:
     def test_loss_scale(self, make):
         record = Record()
-        optimizer = keras.optimizers.LossScaleOptimizer(make(), initial_scale=8.0)
+        optimizer = LossScaleOptimizer(make(), initial_scale=8.0)
         model = make_model(optimizer)
         history = fit(model, validation_data=(X, Y), callbacks=[record])
         expected, y = averages(make)
@@ -485,7 +485,7 @@ class TestWrappers:
         model.train_on_batch(*BATCHES[0])
 
     def test_loss_scale_saved(self, tmp_path):
-        wrap = keras.optimizers.LossScaleOptimizer
+        wrap = LossScaleOptimizer
         model = fitted(wrap(sgd(), initial_scale=8.0))
         model.save(tmp_path / "model.keras")
         loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -497,7 +497,7 @@ class TestWrappers:
     @has_multi_optimizer
     def test_several_optimizers(self, tmp_path):
         model = make_model()
-        last = model.layers[-1].kernel.path.split("/")[-2]
+        last = path_of(model.layers[-1].kernel).split("/")[-2]
         optimizers = [sgd(), tf_optim_ext.SGD(0.1)]
         by_path = keras.optimizers.OptimizerMap(optimizers[0], {f".*{last}/.*": optimizers[1]})
         model.compile(keras.optimizers.MultiOptimizer(by_path), "mse", run_eagerly=True)

@@ -4,7 +4,6 @@ import contextlib
 import copy
 
 import conftest
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,6 +18,7 @@ from common import (
     train,
     unchanged,
 )
+from generation import IS_KERAS_2, QUIET, keras
 from modes import wrapped
 from schedule_free_models import (
     BATCHES,
@@ -58,7 +58,11 @@ class TestSaving:
 
     @pytest.mark.parametrize(
         "dtype",
-        conftest.shortened(["float32", "mixed_bfloat16", "bfloat16", "float64"], ["bfloat16"]),
+        conftest.shortened(
+            # Keras 2 cannot read files with bfloat16.
+            ["float32", "mixed_bfloat16", *([] if IS_KERAS_2 else ["bfloat16"]), "float64"],
+            ["float64" if IS_KERAS_2 else "bfloat16"],
+        ),
     )
     @pytest.mark.parametrize("built", [False, True])
     @pytest.mark.parametrize("kind", ["model.keras", "model.weights.h5"])
@@ -127,7 +131,7 @@ class TestSaving:
         else:
             expected = output(arrays(model.variables))
         before = state(model)
-        model.export(tmp_path / "export", verbose=False)
+        model.export(tmp_path / "export", **QUIET)
         assert same(state(model), before)
         loaded = tf.saved_model.load(tmp_path / "export")
         assert_close([loaded.serve(tf.constant(X))], [expected], **TOLERANCE)

@@ -6,12 +6,12 @@ And the same whether the optimizer was built before or after loading.
 import re
 import warnings
 
-import keras
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
 from common import SHAPES, arrays, make_variables, same, train, unchanged
+from generation import keras
 
 import tf_optim_ext
 

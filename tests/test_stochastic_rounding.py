@@ -1,12 +1,12 @@
 """Stochastic rounding of weights of 16 bits."""
 
-import keras
 import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
 from common import route_of_dense, same
 from conftest import portable
+from generation import keras
 
 import tf_optim_ext
 from tf_optim_ext.backends import rounding

@@ -6,7 +6,6 @@ As in Keras where Keras is right; where it is not, the tests show both.
 import json
 import re
 
-import keras
 import numpy as np
 import pytest
 import registry
@@ -24,6 +23,7 @@ from common import (
     train,
     unchanged,
 )
+from generation import KerasVariable, keras
 
 import tf_optim_ext
 
@@ -79,7 +79,7 @@ class TestClipping:
         entry = registry.BY_NAME[name]
         ours, _ = compare_with_keras(entry, clipping, gradients=bad, steps=1)
         if "global_clipnorm" in clipping:
-            other = ours.get_slot(ours._trainable_variables[1], entry.slots[0])
+            other = ours.get_slot(ours._optimized[1], entry.slots[0])
             assert np.all(np.isnan(np.asarray(other))), "the norm of all is not finite"
 
     def test_every_kind_has_an_effect(self, entry):
@@ -135,7 +135,7 @@ class TestAverage:
     def check_average(self, entry, frequency):
         options = {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": frequency}
         ours, theirs = compare_with_keras(entry, options)
-        variables = ours._trainable_variables
+        variables = ours._optimized
         averages = [ours.get_slot(v, "average") for v in variables]
         assert_close(averages, theirs._model_variables_moving_average)
         if frequency != 1:
@@ -192,7 +192,7 @@ class TestAccumulation:
         assert int(ours._iterations) == 8
         # The two calls since the latest update.
         expected = [a + b for a, b in zip(make_gradients(6), make_gradients(7))]
-        sums = [ours.get_slot(v, "gradient_accumulator") for v in ours._trainable_variables]
+        sums = [ours.get_slot(v, "gradient_accumulator") for v in ours._optimized]
         assert_close(sums, expected)
 
     @clippings
@@ -222,7 +222,7 @@ class TestAccumulation:
             pairs = zip(make_gradients(2 * i), make_gradients(2 * i + 1))
             other.apply_gradients(zip([(a + b) / 2 for a, b in pairs], expected))
         right = [other.get_slot(v, "average") for v in expected]
-        assert_close([ours.get_slot(v, "average") for v in ours._trainable_variables], right)
+        assert_close([ours.get_slot(v, "average") for v in ours._optimized], right)
         # Keras moves the average at every call.
         wrong = theirs._model_variables_moving_average
         assert np.max(np.abs(np.asarray(wrong[0]) - np.asarray(right[0]))) > 1e-3
@@ -312,7 +312,7 @@ class TestDecayExclusions:
 
     def test_anchors_apply_to_the_name_and_to_the_path(self):
         with keras.name_scope("dense"):
-            variable = keras.Variable(np.ones(2, "float32"), name="bias")
+            variable = KerasVariable(np.ones(2, "float32"), name="bias")
         for pattern, excluded in (
             ("^bias$", True),
             ("^dense/bias$", True),

@@ -13,13 +13,14 @@ import sys
 import tempfile
 
 import common
-import keras
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
+from generation import FIRST_SLOT, keras
 
 import tf_optim_ext
+from tf_optim_ext import _keras
 
 FRAMES = {
     "clipnorm": {"clipnorm": 0.5},
@@ -49,7 +50,7 @@ def start():
 
 def check_equal(strategy, variables, expected, what):
     for variable, single in zip(variables, expected, strict=True):
-        value = variable.value if isinstance(variable, keras.Variable) else variable
+        value = _keras.tensorflow_variable(variable)
         first, second = (v.numpy() for v in strategy.experimental_local_results(value))
         assert first.tobytes() == second.tobytes(), f"{what}: the replicas differ"
         np.testing.assert_allclose(first, single.numpy(), rtol=2e-5, atol=2e-6, err_msg=what)
@@ -88,10 +89,12 @@ def compare(
         run(factors)
         single.apply_gradients([((3.0 + 2 * i) * g, v) for g, v in zip(gradients, expected)])
     check_equal(strategy, variables, expected, what)
-    check_equal(strategy, optimizer.variables[2:], single.variables[2:], what)
+    check_equal(strategy, optimizer.variables[FIRST_SLOT:], single.variables[FIRST_SLOT:], what)
     assert optimizer._iterations.numpy() == 4, what
     assert optimizer.route == single.route, what
-    assert common.same(optimizer.get_weights()[:2], single.get_weights()[:2]), what
+    assert common.same(optimizer.get_weights()[:FIRST_SLOT], single.get_weights()[:FIRST_SLOT]), (
+        what
+    )
 
 
 def kinds_of_variables(strategy):
@@ -123,8 +126,8 @@ def without_strategy(strategy):
         for v, place in zip(variables, places):
             assert v.device.endswith(f"CPU:{place}")
             for name in optimizer.get_slot_names():
-                slot = optimizer.get_slot(v, name).value
-                assert slot.device == v.device
+                slot = optimizer.get_slot(v, name)
+                assert _keras.tensorflow_variable(slot).device == v.device
         return optimizer, [v.numpy() for v in variables]
 
     single, expected = trained([0, 0, 0])
@@ -276,9 +279,9 @@ def sparse_and_checkpoint(strategy):
         # Out of its scope, and before the slots are built.
         tf.train.Checkpoint(o=early, v=unbuilt).restore(path).assert_consumed()
     slots = [early.get_slot(unbuilt, name) for name in ("momentum", "velocity")]
-    check_equal(strategy, slots, single.variables[2:], "restored early")
+    check_equal(strategy, slots, single.variables[FIRST_SLOT:], "restored early")
     check_equal(strategy, [restored], [expected], "restored")
-    check_equal(strategy, other.variables[2:], single.variables[2:], "restored")
+    check_equal(strategy, other.variables[FIRST_SLOT:], single.variables[FIRST_SLOT:], "restored")
     assert common.same(other.get_weights(), single.get_weights())
 
 
@@ -326,7 +329,7 @@ def sparse_of_all_kinds(strategy):
             both = tf.IndexedSlices(values.reshape(6, 2), tf.constant(indices.reshape(6)))
             single.apply_gradients(zip([both, tf.constant([1.0])], expected))
         check_equal(strategy, variables, expected, what)
-        check_equal(strategy, optimizer.variables[2:], single.variables[2:], what)
+        check_equal(strategy, optimizer.variables[FIRST_SLOT:], single.variables[FIRST_SLOT:], what)
 
 
 def sparse_in_fit(strategy):
@@ -368,7 +371,7 @@ def copies(strategy):
         clone = copy.deepcopy(original)
     two_steps(clone)
     check_equal(strategy, variables, expected, "copy")
-    check_equal(strategy, clone.variables[2:], single.variables[2:], "copy")
+    check_equal(strategy, clone.variables[FIRST_SLOT:], single.variables[FIRST_SLOT:], "copy")
     assert clone.iterations.numpy() == 4
 
 
@@ -449,7 +452,12 @@ def summed_by_the_caller(strategy):
             run()
             single.apply_gradients([(3.0 * g, v) for g, v in zip(gradients, expected)])
         check_equal(strategy, variables, expected, f"{what}, {skip}")
-        check_equal(strategy, optimizer.variables[2:], single.variables[2:], f"{what}, {skip}")
+        check_equal(
+            strategy,
+            optimizer.variables[FIRST_SLOT:],
+            single.variables[FIRST_SLOT:],
+            f"{what}, {skip}",
+        )
     with pytest.raises(RuntimeError, match=r"strategy\.run"), strategy.scope():
         optimizer.aggregate_gradients(zip(gradients, variables))
 

@@ -4,11 +4,11 @@ Runs in a process of its own, from `test_schedule_free_saving.py`, see `two_devi
 """
 
 import common
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import two_devices
+from generation import keras
 
 import tf_optim_ext
 

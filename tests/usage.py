@@ -8,11 +8,10 @@ import dataclasses
 import functools
 import pathlib
 
-import keras
 import numpy as np
 import tensorflow as tf
 from common import arrays, assert_close
-from keras import layers
+from generation import keras
 
 import tf_optim_ext
 
@@ -27,6 +26,7 @@ OPTIMIZERS = {
     "LazyAdam": lambda: tf_optim_ext.LazyAdam(0.05),
 }
 WAYS = ("fit", "train_step", "function", "eager")
+layers = keras.layers
 SAVES = ("keras", "weights", "checkpoint")
 # By switches to averaged weights and back, and by how XLA or a graph fuses.
 TOLERANCE = {"rtol": 5e-5, "atol": 5e-6}

@@ -9,10 +9,10 @@ import hashlib
 import json
 import sys
 
-import keras
 import numpy as np
 import registry
 import tensorflow as tf
+from generation import keras
 
 import tf_optim_ext
 

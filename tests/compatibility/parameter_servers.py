@@ -13,11 +13,11 @@ import sys
 import tempfile
 
 import common
-import keras
 import numpy as np
 import pytest
 import registry
 import tensorflow as tf
+from generation import keras
 
 import tf_optim_ext
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 import two_devices
 
 import tf_optim_ext
+from tf_optim_ext import _keras
 
 STEPS = 3
 # What the replicas multiply the gradient by, in sum.
@@ -56,7 +57,7 @@ class Training:
 
     def everything(self):
         """Weights and state of each replica."""
-        values = [*self.variables, *(v.value for v in self.optimizer.variables)]
+        values = [*self.variables, *map(_keras.tensorflow_variable, self.optimizer.variables)]
         local = [self.strategy.experimental_local_results(value) for value in values]
         return [common.arrays(of_replica) for of_replica in zip(*local, strict=True)]
 

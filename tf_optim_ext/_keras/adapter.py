@@ -3,6 +3,9 @@
 import types
 from typing import Any
 
+import tensorflow as tf
+
+NO_AGGREGATION = tf.VariableAggregation.NONE
 NOT_CALLED = {
     "update_step",
     "_clip_gradients",

@@ -1,9 +1,11 @@
 """Every private name of Keras 2, the package `tf_keras`, that the package uses."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tf_optim_ext._keras import versions
-from tf_optim_ext._keras.adapter import Adapter
+from tf_optim_ext._keras.adapter import NO_AGGREGATION, Adapter
 
 try:
     import tf_keras
@@ -11,6 +13,9 @@ except ImportError as error:
     raise ImportError(versions.needs_tf_keras()) from error
 
 versions.check_keras_2(tf_keras.__version__)
+
+
+_NAMES_IN_SAVED_MODELS = {"iterations": "_iterations", "learning_rate": "_learning_rate"}
 
 
 class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
@@ -40,14 +45,23 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     def built(self, value):
         self._set_untracked("_built", value)
 
-    def _new_variable(self, shape, initializer, dtype, name):
+    def _new_variable(self, shape, initializer, dtype, name, aggregation=NO_AGGREGATION):
         """Adds an optimizer variable; restores nothing."""
-        with tf.init_scope():
-            variable = tf.Variable(
-                initializer(shape, dtype), trainable=False, name=name, dtype=dtype
-            )
+        dtype = tf.as_dtype(dtype or tf_keras.backend.floatx())
+        initializer = tf_keras.initializers.get(initializer)
+        variable = tf.Variable(
+            initializer(shape, dtype), False, dtype=dtype, name=name, aggregation=aggregation
+        )
         self._track(variable)
         return variable
+
+    def _name_of_slot(self, variable, slot_name):
+        name = variable.name or slot_name
+        return f"{slot_name}/{name.partition(':')[0]}"
+
+    def _given_name(self, variable):
+        """The name that an optimizer variable was given: without the scope that it was made in."""
+        return variable.name.rpartition("/")[2].partition(":")[0]
 
     def _as_own(self, variable):
         """A variable of the user as one of the optimizer: the same memory."""
@@ -64,15 +78,39 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
             self._set_untracked("_learning_rate", value)
         elif callable(self._learning_rate):
             raise TypeError(
-                f"{self.name!r} was created with a schedule or callable as its learning rate, "
-                "which cannot be set to a number. Create it with a number."
+                f"{self.name!r} was created with a `LearningRateSchedule` or a callable as its "
+                "learning rate, which cannot be set to a number. Create it with a number."
             )
         else:
             self._learning_rate.assign(tf.cast(value, self._learning_rate.dtype))
 
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type == "checkpoint":
+            return children
+        # A loaded SavedModel has an object of Keras 2 in the place of an optimizer: with these
+        # attributes, and others that cannot be set.
+        children = {_NAMES_IN_SAVED_MODELS.get(n, n): v for n, v in children.items()}
+        listed = getattr(self._untracked, "listed", ())
+        if len(listed) != len(self._variables):  # else the same object in each call
+            listed = tf.__internal__.tracking.wrap(list(self._variables))
+            self._untracked.listed = listed
+        return {**children, "_variables": listed}
+
+    # Keras 2 has no way of its own to copy and pickle optimizers.
+
+    def __reduce__(self):
+        store: dict[str, Any] = {}
+        self.save_own_variables(store)
+        return _restored, (type(self), self.get_config(), store)
+
+    def __deepcopy__(self, memo):
+        make, arguments = self.__reduce__()
+        return make(*arguments)
+
     def _config_of_generation(self):
         # Without it, Keras 2 would take its own legacy optimizer of the name.
-        return {"is_legacy_optimizer": False}
+        return {"jit_compile": self.jit_compile, "is_legacy_optimizer": False}
 
     def _track(self, variable):
         self._variables.append(variable)
@@ -106,3 +144,9 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
 
     def _model_being_loaded(self):
         """None: Keras 2 builds the optimizer of a file for the right variables."""
+
+
+def _restored(cls, config, store):
+    optimizer = cls.from_config(config)
+    optimizer.load_own_variables(store)
+    return optimizer

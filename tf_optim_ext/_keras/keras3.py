@@ -3,7 +3,7 @@
 import keras
 
 from tf_optim_ext._keras import tensorflow, versions
-from tf_optim_ext._keras.adapter import Adapter
+from tf_optim_ext._keras.adapter import NO_AGGREGATION, Adapter
 
 versions.check_keras_3(keras.__version__, keras.backend.backend())
 try:
@@ -24,9 +24,23 @@ class KerasOptimizer(Adapter, keras.optimizers.Optimizer):
         self._hide_from_tracking()
         super().__init__(learning_rate, **kwargs)
 
-    def _new_variable(self, shape, initializer, dtype, name):
+    def _new_variable(self, shape, initializer, dtype, name, aggregation=NO_AGGREGATION):
         """Adds an optimizer variable; restores nothing."""
-        return super().add_variable(shape, initializer=initializer, dtype=dtype, name=name)
+        return super().add_variable(
+            shape,
+            initializer=initializer,
+            dtype=dtype,
+            aggregation=aggregation.name.lower(),
+            name=name,
+        )
+
+    def _name_of_slot(self, variable, slot_name):
+        name = getattr(variable, "path", None) or variable.name
+        return f"{name}_{slot_name}".replace("/", "_").replace(":", "_")
+
+    def _given_name(self, variable):
+        """The name that an optimizer variable was given."""
+        return variable.name
 
     def _as_own(self, variable):
         """A variable of the user as one of the optimizer: the same memory."""

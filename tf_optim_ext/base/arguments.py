@@ -60,6 +60,11 @@ def take_common(owner, kwargs):
     for name, interval in INTERVALS.items():
         if taken[name] is not None or COMMON[name] is not None:
             taken[name] = hyperparameters.checked(owner, name, taken[name], interval)
+    if len(clipping := [name for name in CLIPPING if taken[name] is not None]) > 1:
+        raise ValueError(
+            f"{owner}: only one of {', '.join(CLIPPING)} can be set. Received: "
+            f"{', '.join(f'{name}={taken[name]!r}' for name in clipping)}"
+        )
     for name in COMMON.keys() - {*INTERVALS, "name"}:
         taken[name] = _checked(owner, name, taken[name])
     return taken

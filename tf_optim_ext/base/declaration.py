@@ -18,12 +18,14 @@ class Slot:
             finds that flag in `h`; see `rule.transforms.squared`.
         separate: whether it is created after the other slots of all variables, and not beside those
             of the same variable. Decides the order of `variables`, no more.
+        old_name: what `OptimizerV2` and TensorFlow Addons called it, which `get_slot` takes, too.
     """
 
     name: str
     initial: Any = 0.0
     row_wise: bool = False
     separate: bool = False
+    old_name: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Declaration:
     Attributes:
         slots: dict from name to `Slot`; likewise `variable_scalars`, `optimizer_scalars`,
             `derived`.
+        old_names: dict from the old name of a slot to its name.
         initial: dict from the name of a slot or scalar to its first value.
         intervals: dict from the name of a hyperparameter to its interval.
         computed: names.
@@ -116,6 +119,7 @@ class Declaration:
         state = _collected(cls, "state", STATE)
         declared = _collected(cls, "hyperparameters", HYPERPARAMETERS)
         self.slots = _of_kind(state, Slot)
+        self.old_names = {x.old_name: name for name, x in self.slots.items() if x.old_name}
         self.variable_scalars = _of_kind(state, VariableScalar)
         self.optimizer_scalars = _of_kind(state, OptimizerScalar)
         self.initial = {name: each.initial for name, each in state.items()}

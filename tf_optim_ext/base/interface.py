@@ -187,13 +187,8 @@ class Interface(State):
                 dtype = tf.as_dtype(dtype).name
             except TypeError:
                 raise ValueError(f"Not a dtype: {dtype!r}") from None
-        return self.add_variable(
-            shape,
-            initializer=initializer,
-            dtype=dtype,
-            aggregation=tf.VariableAggregation(aggregation).name.lower(),
-            name=name,
-        )
+        aggregation = tf.VariableAggregation(aggregation)
+        return self._restored(self._new_variable(shape, initializer, dtype, name, aggregation))
 
     @property
     def iterations(self):

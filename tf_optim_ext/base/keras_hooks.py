@@ -99,7 +99,7 @@ def _use_training_weights(model):
 
 def _build(model):
     """Builds the optimizer: only then it is known of loaded weights whether they are averaged."""
-    if model.built and not model.optimizer.built:
+    if model.built and not all(each.built for each in averaging_optimizers(model)):
         with model.distribute_strategy.scope():
             model.optimizer.build(model.trainable_variables)
 

@@ -46,7 +46,10 @@ class Adadelta(Optimizer):
         0.563564
     """
 
-    state = [Slot("accumulated_grad"), Slot("accumulated_delta_var")]
+    state = [
+        Slot("accumulated_grad", old_name="accum_grad"),
+        Slot("accumulated_delta_var", old_name="accum_var"),
+    ]
     hyperparameters = [
         Hyperparameter("rho", "[0, 1]"),
         Hyperparameter("epsilon", "(0, inf)"),

@@ -52,9 +52,9 @@ class Adam(Optimizer):
     """
 
     state = [
-        Slot("momentum"),
-        Slot("velocity", row_wise=True),
-        Slot("velocity_hat", row_wise=True, separate=True),
+        Slot("momentum", old_name="m"),
+        Slot("velocity", row_wise=True, old_name="v"),
+        Slot("velocity_hat", row_wise=True, separate=True, old_name="vhat"),
     ]
     hyperparameters = [
         Hyperparameter("beta_1", "[0, 1)"),

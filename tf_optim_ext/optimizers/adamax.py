@@ -44,7 +44,7 @@ class Adamax(Optimizer):
         0.9
     """
 
-    state = [Slot("momentum"), Slot("norm")]
+    state = [Slot("momentum", old_name="m"), Slot("norm", old_name="v")]
     hyperparameters = [
         Hyperparameter("beta_1", "[0, 1)"),
         Hyperparameter("beta_2", "[0, 1]"),

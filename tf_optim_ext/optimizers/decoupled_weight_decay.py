@@ -57,8 +57,11 @@ class SelectiveWeightDecay(_keras.DecayHooks):
         self, loss, var_list, grad_loss=None, name=None, decay_var_list=None, tape=None, **kwargs
     ):
         """Minimises a loss: as `Optimizer.minimize`, with `decay_var_list` of `apply_gradients`."""
+        # Keras' own optimizers do not have all of these.
+        given = {"grad_loss": grad_loss, "name": name, "tape": tape}
+        given = {argument: value for argument, value in given.items() if value is not None}
         with self._decaying(decay_var_list):
-            return super().minimize(loss, var_list, grad_loss, name, tape, **kwargs)
+            return super().minimize(loss, var_list, **given, **kwargs)
 
     def _decaying(self, variables):
         if variables is None:

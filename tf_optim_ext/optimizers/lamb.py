@@ -49,7 +49,7 @@ class Lamb(LayerwiseOptimizer):
         1.8
     """
 
-    state = [Slot("momentum"), Slot("velocity")]
+    state = [Slot("momentum", old_name="m"), Slot("velocity", old_name="v")]
     hyperparameters = [
         Hyperparameter("beta_1", "[0, 1)"),
         Hyperparameter("beta_2", "[0, 1)"),

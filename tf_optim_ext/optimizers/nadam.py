@@ -66,8 +66,8 @@ class Nadam(Optimizer):
     """
 
     state = [
-        Slot("momentum"),
-        Slot("velocity"),
+        Slot("momentum", old_name="m"),
+        Slot("velocity", old_name="v"),
         OptimizerScalar("momentum_product", 1.0),
     ]
     hyperparameters = [

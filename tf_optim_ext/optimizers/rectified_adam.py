@@ -88,7 +88,11 @@ class RectifiedAdam(Optimizer):
         0.8
     """
 
-    state = [Slot("momentum"), Slot("velocity"), Slot("velocity_hat")]
+    state = [
+        Slot("momentum", old_name="m"),
+        Slot("velocity", old_name="v"),
+        Slot("velocity_hat", old_name="vhat"),
+    ]
     hyperparameters = [
         Hyperparameter("beta_1", "[0, 1)"),
         Hyperparameter("beta_2", "[0, 1)"),

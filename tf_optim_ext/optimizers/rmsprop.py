@@ -50,9 +50,9 @@ class RMSprop(Optimizer):
     """
 
     state = [
-        Slot("velocity", separate=True),
+        Slot("velocity", separate=True, old_name="rms"),
         Slot("momentum", separate=True),
-        Slot("average_gradient", separate=True),
+        Slot("average_gradient", separate=True, old_name="mg"),
     ]
     hyperparameters = [
         Hyperparameter("rho", "[0, 1]"),

@@ -69,7 +69,10 @@ class Yogi(Optimizer):
         0.901557
     """
 
-    state = [Slot("momentum"), Slot("velocity", "initial_accumulator_value")]
+    state = [
+        Slot("momentum", old_name="m"),
+        Slot("velocity", "initial_accumulator_value", old_name="v"),
+    ]
     hyperparameters = [
         Hyperparameter("beta1", "[0, 1)"),
         Hyperparameter("beta2", "[0, 1)"),

@@ -9,8 +9,6 @@ import contextlib
 
 import tensorflow as tf
 
-from tf_optim_ext import checks
-
 
 def create(optimizer, variable, slot_name, key, position):
     """The slot that `build` will take over; None if it will not, or not in this form.
@@ -29,7 +27,7 @@ def create(optimizer, variable, slot_name, key, position):
     shape, dtype = _declared(optimizer, variable, slot_name)
     if shape is None or position.value_shape() != shape:
         return None
-    name = f"{checks.name_of(variable)}_{slot_name}".replace("/", "_").replace(":", "_")
+    name = optimizer._name_of_slot(variable, slot_name)
     with _scope_of(optimizer):
         slot = optimizer._add_beside(variable, name, tf.zeros(shape, dtype), dtype)
     optimizer._state_variables[:] = [v for v in optimizer._state_variables if v is not slot]

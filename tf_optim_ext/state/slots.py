@@ -175,7 +175,7 @@ class Slots(_keras.KerasOptimizer):
         key = self._key_of(var)
         slot = self._untracked.restored_slots.pop((slot_name, key), None)
         if slot is None:
-            slot = self._add_beside(var, f"{_path(var)}_{slot_name}", value, dtype)
+            slot = self._add_beside(var, self._name_of_slot(var, slot_name), value, dtype)
         else:  # in Keras' order of creation
             self._track(slot)
         slots = self._untracked.slots.setdefault(slot_name, {})
@@ -197,13 +197,16 @@ class Slots(_keras.KerasOptimizer):
 
     def add_variable(self, *args, **kwargs):
         """Adds an optimizer variable, as Keras does; restores it if a checkpoint holds it."""
-        variable = super().add_variable(*args, **kwargs)
+        return self._restored(super().add_variable(*args, **kwargs))
+
+    def _restored(self, variable):
+        """A new variable of no slot, with the value that a checkpoint has for it."""
         key = next(key for key, v in self._named_variables().items() if v is variable)
         self._restore_deferred(key, variable)
         return variable
 
     def get_slot(self, var, slot_name):
-        """The slot `slot_name` of a model variable.
+        """The slot `slot_name` of a model variable; by its name here or in `OptimizerV2`.
 
         Raises:
             KeyError: there is none; the message lists what there is.
@@ -214,6 +217,9 @@ class Slots(_keras.KerasOptimizer):
             slot = restored_slots.find(self, var, slot_name, key)
         if slot is not None:
             return slot
+        name = self.declaration().old_names.get(slot_name)
+        if name is not None:
+            return self.get_slot(var, name)
         names = self._slot_names()
         if slot_name not in names:
             raise KeyError(f"No slot {slot_name!r}. Slots of {self.name!r}: {names}")
@@ -253,17 +259,14 @@ class Slots(_keras.KerasOptimizer):
         ids = {id(v) for v in named.values()}
         for variable in self._state_variables:
             if id(variable) not in ids:
-                key, count = variable.name, 0
+                key = name = self._given_name(variable)
+                count = 0
                 while key in named:
                     count += 1
-                    key = f"{variable.name}.{count}"
+                    key = f"{name}.{count}"
                 named[key] = variable
         return named
 
 
 def _dtype_of_slots(variable):
     return "float64" if tf.as_dtype(variable.dtype) == tf.float64 else "float32"
-
-
-def _path(variable):
-    return checks.name_of(variable).replace("/", "_").replace(":", "_")
