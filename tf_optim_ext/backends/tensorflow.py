@@ -54,8 +54,8 @@ def _reduce_max(x, **axes):
 
 
 def _keep_nan(x, y, result):
-    # On CPUs, XLA's minimum and maximum lose a NaN in their second argument; before TensorFlow 2.21,
-    # a minimum of a maximum also one in the first.
+    # On CPUs, XLA's minimum and maximum lose a NaN in their second argument, and before TensorFlow
+    # 2.21 a minimum of a maximum also one in the first.
     if _keras.inside_xla():
         for value in (x, y):
             if not _is_number(value):
