@@ -103,7 +103,7 @@ def broken():
     report.unlink()
     ask("no report")
     for name, text in {
-        "another version": json.dumps({**contents, "tensorflow": "2.19.1"}),
+        "another version": json.dumps({**contents, "tensorflow": "2.99.0"}),
         "another patch": json.dumps({**contents, "tensorflow": tf.__version__ + ".99"}),
         "failed": json.dumps({"error": "no C++ compiler: c++ not found"}),
         "cut off": good[: len(good) // 2],

@@ -98,7 +98,8 @@ def test_report(capsys):
     __main__.main()
     printed = capsys.readouterr().out
     assert f"tf_optim_ext {tf_optim_ext.__version__}" in printed
-    assert (native.instruction_set() or native.why_not()) in printed
+    built = f"{native.instruction_set()}, built for TensorFlow {native.built_for()}"
+    assert (native.why_not() or built) in printed
     for cls in optimizers.ALL:
         assert cls.__name__ in printed
 

@@ -351,8 +351,8 @@ class TestOtherProcesses:
         damaged = "build.json is damaged; reinstall tf_optim_ext"
         assert found == {
             "no report": "library not built: run `python -m tf_optim_ext.build`",
-            "another version": f"library built for TensorFlow 2.19.1, this is {version}; "
-            "reinstall tf_optim_ext",
+            "another version": f"library built for TensorFlow 2.99.0, this is {version}; reinstall "
+            "tf_optim_ext (pip install --force-reinstall --no-deps --no-cache-dir)",
             "failed": "library not built: no C++ compiler: c++ not found",
             **dict.fromkeys(["cut off", "empty", "no dictionary", "another dictionary"], damaged),
         }

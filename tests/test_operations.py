@@ -409,12 +409,13 @@ class TestByRow:
         rng = np.random.default_rng(5)
         # A row of zeros, and rows of different magnitude.
         magnitude = np.arange(shape[0]).reshape(-1, *(1,) * (len(shape) - 1)) % 5
-        w = np.float64(np.float32(rng.normal(size=shape) * magnitude))
+        # Not by calls of the types: NumPy before 2.2 makes numbers of arrays of one element.
+        w = (rng.normal(size=shape) * magnitude).astype("float32").astype("float64")
         runner = lower(BY_ROW, w, case.hyperparameters)
         state = {"m": np.zeros(shape), **{n: np.zeros(shape[:1]) for n in rules.NUMBERS_BY_ROW}}
         actual, expected = [runner.values], [{"w": w, **state}]
         for step in range(1, 7):
-            g = np.float64(np.float32(rng.normal(size=shape) * magnitude))
+            g = (rng.normal(size=shape) * magnitude).astype("float32").astype("float64")
             runner.step(g, step, 0.3)
             h = {**case.hyperparameters, "step": step, "learning_rate": 0.3}
             w, state = case.reference(w, g, state, h)

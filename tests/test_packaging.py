@@ -1,5 +1,6 @@
 """Wheels with and without the native library, and the source distribution, from another folder."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -9,6 +10,9 @@ import tarfile
 import zipfile
 
 import pytest
+import tensorflow as tf
+
+import tf_optim_ext
 
 pytestmark = pytest.mark.long
 
@@ -68,13 +72,26 @@ def _step_in(folder):
 
 def test_wheel(sources, tmp_path, native_only):
     wheel = _wheel(sources, tmp_path)
-    assert "-py3-none-" in wheel.name
+    minor = "".join(tf.__version__.split(".")[:2])
+    assert f"-1tf{minor}-py3-none-" in wheel.name
     assert not wheel.name.endswith("-any.whl")
     assert _step_in(tmp_path).startswith("native")
 
 
+def test_wheel_for_another_tensorflow(sources, tmp_path, native_only):
+    """Works without the library, which is not loaded."""
+    _wheel(sources, tmp_path)
+    report = tmp_path / "site" / "tf_optim_ext" / "backends" / "native" / "build.json"
+    contents = json.loads(report.read_text())
+    report.write_text(json.dumps({**contents, "tensorflow": "2.99.0"}))
+    route = _step_in(tmp_path)
+    assert route.startswith("tensorflow: library built for TensorFlow 2.99.0, this is 2.")
+    assert "pip install --force-reinstall" in route
+
+
 def test_wheel_without_a_compiler(sources, tmp_path):
-    _wheel(sources, tmp_path, CXX="no-such-compiler")
+    wheel = _wheel(sources, tmp_path, CXX="no-such-compiler")
+    assert f"-{tf_optim_ext.__version__}-py3-none-" in wheel.name
     route = _step_in(tmp_path)
     assert route == "tensorflow: library not built: no C++ compiler: no-such-compiler not found"
 

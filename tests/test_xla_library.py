@@ -5,6 +5,7 @@ What it computes is tested by `test_inside_xla.py`.
 
 import json
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -207,6 +208,14 @@ class TestFailedSelfTest:
         error = pytest.raises(tf.errors.InvalidArgumentError, match="traced outside of XLA")
         with common.unchanged(optimizer, [v]), error:
             tf.function(step, jit_compile=True)()
+
+
+def test_without_a_header_of_xla(tmp_path, monkeypatch):
+    """As with TensorFlow 2.19."""
+    monkeypatch.setattr(build, "XLA_HEADER", "xla/ffi/api/none.h")
+    message = f"TensorFlow {tf.__version__} comes without xla/ffi/api/none.h"
+    with pytest.raises(build.BuildError, match=re.escape(message)):
+        build.compile_for_xla(tmp_path / "xla_step.o")
 
 
 class TestBuilding:

@@ -1,11 +1,12 @@
-"""Tests the package with other versions of Keras, each in a virtual environment of its own.
+"""Tests the package with other versions of TensorFlow and Keras, in virtual environments.
 
-python tests/versions.py                          # the oldest and the newest
-python tests/versions.py --keras 3.13 3.14        # others
-python tests/versions.py -- tests/test_keras.py   # what follows `--` is for pytest
+python tests/versions.py                        # each TensorFlow with its oldest and newest Keras
+python tests/versions.py --tensorflow 2.20      # only this one
+python tests/versions.py --keras 3.11 3.13      # these instead, where TensorFlow takes them
+python tests/versions.py -- tests/test_keras.py # what follows `--` is for pytest; `tests` is all
 
-Environments are kept in --folder, and used again by a later call. Needs neither TensorFlow nor this
-package.
+There is an environment for each TensorFlow, with the Python that runs this. They are kept in
+--folder, and used again by a later call. Needs neither TensorFlow nor this package.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import tempfile
 import venv
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Where the package meets Keras. The maths is the same with all versions.
+# Where the package meets TensorFlow and Keras. The maths is the same with all versions.
 TESTS = (
     "tests/test_versions.py",
     "tests/test_bad_input.py",
@@ -27,18 +28,25 @@ TESTS = (
     "tests/test_configuration.py",
     "tests/test_contract.py",
     "tests/test_compatibility.py",
+    "tests/test_native.py",
+    "tests/test_native_op.py",
     "tests/test_schedule_free.py",
     "tests/test_schedule_free_saving.py",
     "tests/test_usage.py",
+    "tests/test_xla_library.py",
 )
 
 
-def allowed():
-    """The oldest version that `pyproject.toml` allows, and the newest: texts such as "3.12"."""
+def allowed(package):
+    """The versions of a package that `pyproject.toml` allows: pairs of numbers, in order."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    oldest, below = re.search(r'"keras>=([\d.]+),<([\d.]+)"', text).groups()
-    major, minor = map(int, below.split("."))
-    return oldest, f"{major}.{minor - 1}"
+    oldest, below = re.search(rf'"{package}>=([\d.]+),<([\d.]+)"', text).groups()
+    (major, first), (_, end) = number(oldest), number(below)
+    return [(major, minor) for minor in range(first, end)]
+
+
+def number(text):
+    return tuple(map(int, text.split(".")[:2]))
 
 
 def pip(python, *arguments):
@@ -46,45 +54,60 @@ def pip(python, *arguments):
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
 
 
-def make(folder, version, wheel):
-    """The interpreter of an environment with the newest Keras of a version."""
-    place = folder / f"keras-{version}"
+def installed(python, what):
+    """An expression with `importlib.metadata`, which is `m`, in an environment."""
+    code = f"import importlib.metadata as m; print({what})"
+    return subprocess.check_output([python, "-c", code], text=True).strip()
+
+
+def make(folder, tensorflow):
+    """The interpreter of an environment with a TensorFlow and with a wheel built for it."""
+    place = folder / "python-{}.{}-tensorflow-{}".format(*sys.version_info[:2], tensorflow)
     python = place / "bin" / "python"
     if not python.exists():
         venv.create(place, with_pip=True)
+    exactly = f"tensorflow=={tensorflow}.*"
+    pip(python, "install", exactly, "setuptools>=77", "wheel")
+    for old in place.glob("*.whl"):
+        old.unlink()
+    pip(python, "wheel", "--no-deps", "--no-build-isolation", "-w", place, ROOT)
+    (wheel,) = place.glob("*.whl")
     # Together: pip then looks for versions that fit each other.
-    pip(python, "install", f"{wheel}[test]", f"keras=={version}.*")
+    pip(python, "install", "--upgrade", f"{wheel}[test]", exactly)
     pip(python, "install", "--force-reinstall", "--no-deps", wheel)
     return python
 
 
-def build(folder):
-    """A wheel of this package, whose native library all environments share."""
-    for old in folder.glob("tf_optim_ext-*.whl"):
-        old.unlink()
-    pip(sys.executable, "wheel", "--no-deps", "-w", folder, ROOT)
-    (wheel,) = folder.glob("tf_optim_ext-*.whl")
-    return wheel
+def oldest_and_newest_keras(python):
+    """Those that this package and the TensorFlow of an environment take."""
+    needs = installed(python, "*m.requires('tensorflow')")
+    taken = max(allowed("keras")[0], number(re.search(r"keras *>=([\d.]+)", needs)[1]))
+    newest = number(installed(python, "m.version('keras')"))
+    return ["{}.{}".format(*each) for each in dict.fromkeys((taken, newest))]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--keras", nargs="+", default=allowed(), metavar="VERSION")
+    minors = ["{}.{}".format(*each) for each in allowed("tensorflow")]
+    parser.add_argument("--tensorflow", nargs="+", default=minors, metavar="VERSION")
+    parser.add_argument("--keras", nargs="+", metavar="VERSION")
     parser.add_argument("--folder", type=pathlib.Path, metavar="FOLDER")
     parser.add_argument("pytest", nargs="*", default=TESTS, help="arguments of pytest")
     given = parser.parse_args()
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (given.folder or pathlib.Path(temporary)).resolve()
+        folder, failed = (given.folder or pathlib.Path(temporary)).resolve(), []
         folder.mkdir(parents=True, exist_ok=True)
-        wheel, failed = build(folder), []
-        for version in given.keras:
-            python = make(folder, version, wheel)
-            print(f"== Keras {version}", flush=True)
-            environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-            command = [python, "-m", "pytest", *given.pytest]
-            if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
-                failed.append(version)
-    return f"failed with Keras {', '.join(failed)}" if failed else 0
+        for tensorflow in given.tensorflow:
+            python = make(folder, tensorflow)
+            for keras in given.keras or oldest_and_newest_keras(python):
+                pip(python, "install", f"keras=={keras}.*")
+                case = f"TensorFlow {tensorflow} and Keras {keras}"
+                print(f"== {case}", flush=True)
+                command = [python, "-m", "pytest", *given.pytest]
+                if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+                    failed.append(case)
+    return f"failed with {', '.join(failed)}" if failed else 0
 
 
 if __name__ == "__main__":

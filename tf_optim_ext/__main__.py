@@ -75,7 +75,8 @@ def main():
     print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, ", end="")
     print(f"Python {platform.python_version()}, {platform.machine()}")
     reason = native.why_not()
-    print(f"Native library: {f'not in use: {reason}' if reason else native.instruction_set()}")
+    used = f"{native.instruction_set()}, built for TensorFlow {native.built_for()}"
+    print(f"Native library: {f'not in use: {reason}' if reason else used}")
     reason = native.why_not_inside_xla()
     print(f"Inside XLA on a CPU: {f'not native: {reason}' if reason else 'native'}")
     table = [HEADER, *rows()]

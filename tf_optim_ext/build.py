@@ -27,6 +27,7 @@ from tf_optim_ext import catalogue
 from tf_optim_ext.backends.native.loader import HERE, LIBRARY, REPORT, XLA_LIBRARY
 from tf_optim_ext.codegen import cpp, cuda
 
+XLA_HEADER = "xla/ffi/api/ffi.h"
 SOURCES = pathlib.Path(__file__).parent / "csrc"
 
 # Without errno and traps the compiler may vectorise sqrt; without -ffast-math infinities, NaN and
@@ -103,7 +104,10 @@ def compile_for_xla(output):
     """
     if os.environ.get("TF_OPTIM_EXT_SANITIZE"):
         raise BuildError("not built with sanitizers")
-    external = pathlib.Path(tf.sysconfig.get_include()) / "external"
+    include = pathlib.Path(tf.sysconfig.get_include())
+    if not (include / XLA_HEADER).exists():
+        raise BuildError(f"TensorFlow {tf.__version__} comes without {XLA_HEADER}")
+    external = include / "external"
     folders = [SOURCES, external / "highwayhash", external / "farmhash_archive" / "src"]
     flags = ["-std=c++17", "-O2", "-w", "-fPIC", "-fvisibility=hidden"]
     flags += [*tf.sysconfig.get_compile_flags(), *(f"-I{folder}" for folder in folders)]

@@ -1,8 +1,7 @@
 """Every private name of TensorFlow and Keras that the package uses, and the versions tried.
 
-Checked with TensorFlow 2.21.0, the newest Keras 3.12, 3.13, 3.14 and 3.15, and tf_keras 2.21
-(`tests/versions.py`). There is one module for each generation of Keras; `KerasOptimizer` is that of
-`tf.keras`.
+Checked with TensorFlow 2.19, 2.20 and 2.21, and Keras 3.10 to 3.15 (`tests/versions.py`).
+There is one module for each generation of Keras; `KerasOptimizer` is that of `tf.keras`.
 """
 
 from typing import Any

@@ -1,11 +1,12 @@
-"""Which versions of Keras the package works with."""
+"""Which versions of TensorFlow and Keras the package works with."""
 
 import warnings
 
 import tensorflow as tf
 
-OLDEST_KERAS, NEWEST_KERAS = (3, 12), (3, 15)
-OLDEST_KERAS_2, NEWEST_KERAS_2 = (2, 21), (2, 21)
+OLDEST_TENSORFLOW, NEWEST_TENSORFLOW = (2, 19), (2, 21)
+OLDEST_KERAS, NEWEST_KERAS = (3, 10), (3, 15)
+OLDEST_KERAS_2, NEWEST_KERAS_2 = OLDEST_TENSORFLOW, NEWEST_TENSORFLOW
 
 
 def uses_keras_2():
@@ -27,6 +28,18 @@ def needs_tf_keras():
         "tf_optim_ext needs the package `tf_keras` for optimizers of Keras 2: "
         f'pip install "tf_keras=={major}.{minor}.*"'
     )
+
+
+def check_tensorflow(version):
+    """Refuses a TensorFlow that this package cannot work with, and warns of one that is not tested.
+
+    Args:
+        version: its version.
+
+    Raises:
+        ImportError: this package does not work with it; the message says what to do.
+    """
+    _check(version, OLDEST_TENSORFLOW, NEWEST_TENSORFLOW, "TensorFlow", "tensorflow")
 
 
 def check_keras_3(version, backend):
@@ -65,7 +78,7 @@ def _check(version, oldest, newest, name, package):
     if number > newest:
         warnings.warn(
             f"tf_optim_ext was tested with {tested}, but not with {name} {version}, which is "
-            "installed: what it uses of Keras may have changed.",
+            f"installed: what it uses of {name} may have changed.",
             stacklevel=2,
         )
 
@@ -73,3 +86,7 @@ def _check(version, oldest, newest, name, package):
 def text(number):
     """A version as one writes it."""
     return ".".join(map(str, number))
+
+
+# Here, before anything imports what is private in TensorFlow.
+check_tensorflow(tf.__version__)

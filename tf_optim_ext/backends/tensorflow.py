@@ -29,11 +29,11 @@ def _multiply(x, y):
 
 
 def _minimum(x, y):
-    return x if _is_number(y) and y == math.inf else _keep_nan(y, tf.minimum(x, y))
+    return x if _is_number(y) and y == math.inf else _keep_nan(x, y, tf.minimum(x, y))
 
 
 def _maximum(x, y):
-    return x if _is_number(y) and y == -math.inf else _keep_nan(y, tf.maximum(x, y))
+    return x if _is_number(y) and y == -math.inf else _keep_nan(x, y, tf.maximum(x, y))
 
 
 def _cbrt(x):
@@ -53,11 +53,14 @@ def _reduce_max(x, **axes):
     return tf.where(has_nan, tf.constant(math.nan, x.dtype), highest)
 
 
-def _keep_nan(y, result):
-    # On CPUs, XLA's minimum and maximum lose a NaN in their second argument.
-    if _is_number(y) or not _keras.inside_xla():
-        return result
-    return tf.where(tf.math.is_nan(y), y, result)
+def _keep_nan(x, y, result):
+    # On CPUs, XLA's minimum and maximum lose a NaN in their second argument, and before TensorFlow
+    # 2.21 a minimum of a maximum also one in the first.
+    if _keras.inside_xla():
+        for value in (x, y):
+            if not _is_number(value):
+                result = tf.where(tf.math.is_nan(value), value, result)
+    return result
 
 
 def _where(condition, x, y):

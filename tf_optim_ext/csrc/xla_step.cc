@@ -15,6 +15,7 @@
 #include "tensorflow/compiler/tf2xla/shape_util.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "xla/ffi/api/ffi.h"
+#include "xla/hlo/builder/lib/constants.h"
 #include "xla/hlo/builder/xla_builder.h"
 #include "xla/shape_util.h"
 
@@ -247,7 +248,7 @@ class XlaSquaredNormsOp : public tensorflow::XlaOpKernel {
     std::vector<xla::XlaOp> norms;
     for (int i = 0; i < context->num_inputs(); ++i) {
       const xla::XlaOp x = xla::ConvertElementType(context->Input(i), xla::F64);
-      const xla::XlaOp zero = xla::ConstantR0<double>(context->builder(), 0.0);
+      const xla::XlaOp zero = xla::Zero(context->builder(), xla::F64);
       const xla::XlaComputation* const add = context->GetOrCreateAdd(tensorflow::DT_DOUBLE);
       norms.push_back(xla::Reshape(xla::ReduceAll(xla::Mul(x, x), zero, *add), {1}));
     }

@@ -1,6 +1,7 @@
 """The native library: loading it, and calling its ops."""
 
 from tf_optim_ext.backends.native.loader import (
+    built_for,
     has,
     instruction_set,
     library,
@@ -25,6 +26,7 @@ from tf_optim_ext.backends.native.self_test import (
 __all__ = [
     "FORMATS",
     "Group",
+    "built_for",
     "has",
     "instruction_set",
     "library",

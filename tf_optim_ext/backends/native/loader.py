@@ -83,8 +83,8 @@ def _load():
         return None, f"library not built: {problem}"
     if version.split(".")[:2] != tf.__version__.split(".")[:2]:
         return None, (
-            f"library built for TensorFlow {version}, this is {tf.__version__}; "
-            "reinstall tf_optim_ext"
+            f"library built for TensorFlow {version}, this is {tf.__version__}; reinstall "
+            "tf_optim_ext (pip install --force-reinstall --no-deps --no-cache-dir)"
         )
     path = HERE / LIBRARY
     if path.exists() and path.stat().st_size != report.get("bytes"):
@@ -124,6 +124,14 @@ def _load_for_xla():
 @functools.cache
 def _loaded():
     return _load()
+
+
+def built_for():
+    """The version of TensorFlow that the library was built for, or None if there is no library."""
+    try:
+        return json.loads((HERE / REPORT).read_text()).get("tensorflow")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 @functools.cache
