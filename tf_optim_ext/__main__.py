@@ -3,10 +3,9 @@
 import contextlib
 import platform
 
-import keras
 import tensorflow as tf
 
-from tf_optim_ext import catalogue, optimizers
+from tf_optim_ext import _keras, catalogue, optimizers
 from tf_optim_ext.backends import native
 from tf_optim_ext.rule import transforms
 from tf_optim_ext.version import __version__
@@ -70,9 +69,15 @@ def _sparse(cls, settings):
             yield "catch_up"
 
 
+def _keras_version():
+    """That of `tf.keras`, on which the optimizers are based."""
+    keras = _keras.KerasOptimizer._api
+    return f"{'Keras' if keras.__name__ == 'keras' else keras.__name__} {keras.__version__}"
+
+
 def main():
     print(f"tf_optim_ext {__version__}")
-    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, ", end="")
+    print(f"TensorFlow {tf.__version__}, {_keras_version()}, ", end="")
     print(f"Python {platform.python_version()}, {platform.machine()}")
     reason = native.why_not()
     used = f"{native.instruction_set()}, built for TensorFlow {native.built_for()}"
