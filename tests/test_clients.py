@@ -18,6 +18,8 @@ MODELS = [
     ("model_optimization", "pruning"),
     ("model_optimization", "quantisation"),
     ("model_optimization", "clustering"),
+    ("gnn", "classifier"),
+    ("gnn", "runner"),
 ]
 
 pytestmark = [
