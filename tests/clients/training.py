@@ -90,10 +90,8 @@ class Client:
     def resumes(self, make):
         """Asserts that saving in the middle of training changes nothing."""
         straight = self.compiled(make())
-        first = self.state(straight)
         whole = self.fit(straight, 4)
         assert whole.history["loss"][-1] < whole.history["loss"][0]
-        assert not same(first, self.state(straight)[: len(first)])
         assert str(straight.optimizer.route).startswith(route_of_dense())
         model = self.compiled(make())
         self.fit(model, 2)
