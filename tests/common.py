@@ -132,21 +132,23 @@ def run_in_function(step):
     function()
 
 
-def outcomes_of(script, *arguments, **variables):
+def outcomes_of(script, *arguments, python=sys.executable, package=PACKAGE, **variables):
     """The JSON object that a script of `tests` prints as its last line, in a process of its own.
 
     Args:
         script: its path from `tests`.
         *arguments: texts.
+        python: the interpreter.
+        package: the folder that this package is imported from.
         **variables: more environment variables.
     """
     run = subprocess.run(
-        [sys.executable, str(TESTS / script), *arguments],
+        [python, str(TESTS / script), *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=600,
-        env={**os.environ, "PYTHONPATH": f"{PACKAGE}{os.pathsep}{TESTS}", **variables},
+        env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{TESTS}", **variables},
     )
     assert run.returncode == 0, run.stderr[-4000:]
     return json.loads(run.stdout.splitlines()[-1])
