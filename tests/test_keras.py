@@ -512,7 +512,11 @@ class TestLossScaleOptimizer:
         optimizer, variables = entry.make(), make_variables()
         scaled = LossScaleOptimizer(optimizer, initial_scale=8.0)
         scaled.build(variables)
-        step = wrap(lambda *g: scaled.apply_gradients(zip(g, variables)) and None)
+
+        @wrap
+        def step(*gradients):
+            scaled.apply_gradients(zip(gradients, variables))
+
         bad = make_gradients(0)
         bad[0][0, 0] = np.inf
         with unchanged(optimizer, variables):

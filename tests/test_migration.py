@@ -244,7 +244,7 @@ class TestArguments:
         both = {"clipvalue": 0.3, "clipnorm": 0.5}
         found = START - path_of(legacy.SGD(1.0, **both), [gradient])[0]
         np.testing.assert_allclose(found, clipped, rtol=1e-5, atol=1e-6)
-        with pytest.raises(ValueError, match="Only one"):
+        with pytest.raises(ValueError, match="only one"):
             tf_optim_ext.SGD(1.0, **both)
         for one in ("clipnorm", "clipvalue", "global_clipnorm"):
             paths = [path_of(lib.SGD(0.1, **{one: 0.3})) for lib in (legacy, new, tf_optim_ext)]
