@@ -6,7 +6,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import contextlib
 import functools
-import gc
 import pathlib
 import sys
 import zlib
@@ -43,9 +42,6 @@ from generation import keras
 import tf_optim_ext
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
-
-# Collections that walk over all of TensorFlow's objects take a tenth of the tests' time.
-gc.set_threshold(200_000, 20, 100)
 
 # For `import benchmarks`. At the end: the source must not hide an installed package.
 sys.path.append(str(ROOT))

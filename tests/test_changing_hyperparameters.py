@@ -112,7 +112,6 @@ def check_change(entry, form, mode, **options):
 
 
 class TestEveryOptimizer:
-    @pytest.mark.family
     def test_numbers_that_are_set_act_in_a_traced_function(self, entry):
         check_change(entry, "set", "function")
 

@@ -111,7 +111,6 @@ def eager_values(make, steps=3, kind="tf", shapes=SHAPES):
 
 
 class TestTrajectory:
-    @pytest.mark.family
     def test_is_the_eager_one(self, entry):
         in_graph = InGraph(entry.make)
         in_graph.train()
