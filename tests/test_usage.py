@@ -39,6 +39,9 @@ def test_two_devices():
 @pytest.mark.long
 @pytest.mark.parametrize("way", usage_two_devices.WAYS)
 @pytest.mark.parametrize("optimizer", usage.OPTIMIZERS)
-def test_every_cell_on_two_devices(optimizer, way):
+def test_every_cell_on_two_devices(optimizer, way, request):
+    if (optimizer, way) == ("LazyAdam", "function"):
+        reason = "lazy rows in the first step of a late model, in a function on two devices"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     cells = [c for c in usage_two_devices.EVERY if (c.optimizer, c.way) == (optimizer, way)]
     assert unequal(cells, optimizer, way) == {}
