@@ -19,7 +19,7 @@ from common import (
     train,
 )
 from conftest import portable
-from generation import KerasVariable, keras, only_keras_3
+from generation import keras, only_keras_3
 
 import tf_optim_ext
 from tf_optim_ext import _keras
@@ -41,10 +41,6 @@ OPTIONS = [
 def evaluated(session, variables):
     """The values of Keras' or TensorFlow's variables, as arrays."""
     return session.run([_keras.tensorflow_variable(v) for v in variables])
-
-
-def _is_keras(variable):
-    return isinstance(variable, KerasVariable)
 
 
 class InGraph:
