@@ -6,6 +6,7 @@ Keras 2, as TF_USE_LEGACY_KERAS=1 says, both are the same.
 
 import functools
 import types
+from typing import Any
 
 import tf_optim_ext
 from tf_optim_ext import _keras
@@ -50,12 +51,13 @@ def over_keras_2(cls):
 
 def _schedules():
     """The module `tf_optim_ext.schedules` with classes over Keras 2."""
-    module = types.ModuleType(f"{__name__}.schedules", tf_optim_ext.schedules.__doc__)
-    module.__all__ = list(tf_optim_ext.schedules.__all__)
-    for name in module.__all__:
-        found = getattr(tf_optim_ext.schedules, name)
-        is_schedule = isinstance(found, type) and issubclass(found, _Schedule)
-        setattr(module, name, over_keras_2(found) if is_schedule else found)
+    given = tf_optim_ext.schedules
+    names: dict[str, Any] = {name: getattr(given, name) for name in given.__all__}
+    for name, found in names.items():
+        if isinstance(found, type) and issubclass(found, _Schedule):
+            names[name] = over_keras_2(found)
+    module = types.ModuleType(f"{__name__}.schedules", given.__doc__)
+    vars(module).update(names, __all__=list(names))
     return module
 
 

@@ -252,7 +252,8 @@ def _build(model, data):
     """Builds model and optimizer without running either."""
     with model.distribute_strategy.scope():
         if model.built:
-            model.optimizer.build(model.trainable_variables)
+            if not getattr(model.optimizer, "built", False):
+                model.optimizer.build(model.trainable_variables)
             return
     batch = _first_batch(model, data)
     # Nobody but `train_step` knows what it does with a batch.
@@ -286,13 +287,16 @@ def _first_row(array, floatx):
 def _attributes_kept(model):
     """Context that leaves functions, history and metrics of a model as if nothing was trained."""
     names = ("train_function", "train_tf_function", "history", "stop_training")
-    before = {name: getattr(model, name) for name in names if hasattr(model, name)}
+    before = {name: vars(model)[name] for name in names if name in vars(model)}
     model.train_function = None  # it was traced with another learning rate
     try:
         yield
     finally:
-        for name, value in before.items():
-            setattr(model, name, value)
+        for name in names:
+            if name in before:
+                setattr(model, name, before[name])
+            elif name in vars(model):
+                delattr(model, name)
         model.reset_metrics()
 
 
