@@ -231,17 +231,17 @@ def _fit(model, data, batch_size, rate, course):
     callback = keras.callbacks.LambdaCallback(
         on_train_batch_begin=on_begin, on_train_batch_end=on_end
     )
+    are_arrays = _are_arrays(data)
+    given = dict(zip(("x", "y", "sample_weight"), data)) if are_arrays else {"x": data}
+    if batch_size is not None:
+        given["batch_size"] = batch_size
     model.fit(
-        *(data if _are_arrays(data) else (data,)),
-        **_given(batch_size=batch_size),
+        **given,
+        shuffle=are_arrays,  # other data comes in batches, which Keras warns that it cannot shuffle
         epochs=course.count,
         verbose=0,
         callbacks=[callback],
     )
-
-
-def _given(**arguments):
-    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _are_arrays(data):
