@@ -210,18 +210,16 @@ class TestFinds:
 
     def test_the_end_at_divergence(self):
         model = linear_model(tf_optim_ext.SGD(0.1))
-        found = schedules.find_learning_rate(model, (X, Y), smoothing=0.0, batch_size=len(X))
-        assert found.diverged and len(found.rates) < 100
+        found = schedules.find_learning_rate(
+            model, (X, Y), 30, lowest=1e-5, smoothing=0.0, divergence=5.0, batch_size=len(X)
+        )
+        assert found.diverged and len(found.rates) < 30
         assert found.rates.shape == found.losses.shape == found.smoothed_losses.shape
-        assert found.losses[-1] > 4 * found.losses.min()
-        assert np.all(found.losses[:-1] <= 4 * np.minimum.accumulate(found.losses)[:-1])
+        assert found.losses[-1] > 5 * found.losses.min()
+        assert np.all(found.losses[:-1] <= 5 * np.minimum.accumulate(found.losses)[:-1])
         # Gradient descent diverges above 2 over the largest curvature.
         limit = 2 / np.linalg.eigvalsh(2 / len(X) * X.T @ X)[-1]
         assert limit / 100 < found.suggestion < limit
-        later = schedules.find_learning_rate(
-            model, (X, Y), smoothing=0.0, divergence=1e6, batch_size=len(X)
-        )
-        assert len(later.rates) > len(found.rates)
 
     @pytest.mark.long
     def test_negative_losses(self):

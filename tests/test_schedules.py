@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import inspect
 import json
 import pickle
 import subprocess
@@ -149,17 +150,17 @@ def test_every_class_is_here():
 
 
 class TestNumbers:
-    @all_cases
-    def test_eagerly(self, name):
+    @few_cases
+    def test_of_single_steps(self, name):
         assert_rates([CASES[name][0](tf.constant(step)) for step in STEPS], expected(name))
 
-    @few_cases
+    @all_cases
     def test_of_all_steps_at_once(self, name):
         rates = CASES[name][0](tf.constant(STEPS))
         assert rates.dtype == tf.float32
         assert_rates(rates, expected(name))
 
-    @few_cases
+    @pytest.mark.parametrize("name", shortened(CASES, ("warmup linear", "one cycle")))
     @pytest.mark.parametrize("jit_compile", [False, True], ids=["function", "xla"])
     def test_in_functions(self, name, jit_compile):
         counter = tf.Variable(0, dtype=tf.int64)
@@ -345,6 +346,13 @@ OF_PYTORCH = {
         [0.95, 0.91875, 0.8875, 0.85625, 0.875, 0.90625, 0.9375, 0.95, 0.95, 0.95, 0.95, 0.95],
     ),
 }
+_FIRST_THREE = "initial_learning_rate maximal_learning_rate step_size"
+ARGUMENTS_OF_ADDONS = {
+    "CyclicalLearningRate": f"{_FIRST_THREE} scale_fn scale_mode name",
+    "TriangularCyclicalLearningRate": f"{_FIRST_THREE} scale_mode name",
+    "Triangular2CyclicalLearningRate": f"{_FIRST_THREE} scale_mode name",
+    "ExponentialCyclicalLearningRate": f"{_FIRST_THREE} scale_mode gamma name",
+}
 # Of TensorFlow Addons' file, run with float64 arguments: initial rate 0.1, maximal rate 0.7, step
 # size 5, at these steps.
 STEPS_OF_ADDONS = np.array([0, 1, 3, 4, 5, 9, 10, 14, 20, 23, 33])
@@ -437,6 +445,16 @@ class TestOthers:
         schedule = schedules.Warmup(KERAS.PiecewiseConstantDecay([2, 4], [0.5, 0.25, 0.125]), 4)
         wanted = [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
         assert [float(schedule(step)) for step in range(10)] == wanted
+
+    @pytest.mark.parametrize("name", ARGUMENTS_OF_ADDONS)
+    def test_signatures_of_addons(self, name):
+        parameters = inspect.signature(getattr(schedules, name)).parameters
+        given = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+        assert list(parameters) == ARGUMENTS_OF_ADDONS[name].split()
+        assert given.pop("name") == name
+        assert given.pop("gamma", 1.0) == 1.0
+        is_exponential = name.startswith("Exponential")
+        assert given == {"scale_mode": "iterations" if is_exponential else "cycle"}
 
     def test_a_scale_of_tensors(self):
         """Functions that Addons called got float32."""

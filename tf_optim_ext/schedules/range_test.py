@@ -59,7 +59,7 @@ class RangeTest:
         ax.axvline(
             self.suggestion, color="black", ls="--", label=f"suggestion: {self.suggestion:.2g}"
         )
-        low, high = self.smoothed_losses.min(), self.smoothed_losses[: len(self.rates) // 2].max()
+        low, high = self.losses.min(), self.smoothed_losses[: len(self.rates) // 2].max()
         margin = (high - low) / 4 or 1.0
         ax.set_ylim(low - margin, high + margin)  # what diverges would hide the rest
         ax.set_xscale("log")
@@ -76,7 +76,7 @@ def find_learning_rate(
     steps=100,
     lowest=1e-7,
     highest=10.0,
-    smoothing=0.98,
+    smoothing=0.9,
     divergence=4.0,
     batch_size=None,
 ):
@@ -103,7 +103,8 @@ def find_learning_rate(
         steps: integer >= 2, the number of learning rates.
         lowest: number > 0, the first one.
         highest: number > `lowest`, the last one.
-        smoothing: number in [0, 1), the momentum of the moving average of the loss.
+        smoothing: number in [0, 1), the momentum of the moving average of the loss. With fastai's
+            0.98, the average of 100 losses lags far behind.
         divergence: number > 1, see above.
         batch_size: integer, for arrays; by default that of `fit`.
 
