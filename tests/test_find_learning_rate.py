@@ -50,10 +50,9 @@ def all_variables(model):
         generator = getattr(layer, "_random_generator", None)
         if getattr(generator, "_generator", None) is not None:
             found[f"{layer.name}/generator"] = np.array(generator._generator.state)
-    for optimizer in (model.optimizer, getattr(model.optimizer, "inner_optimizer", None)):
-        if optimizer is not None:
-            for i, variable in enumerate(optimizer.variables):
-                found[f"{optimizer.name}/{i}"] = np.array(variable)
+    for kind, optimizer in (("outer", model.optimizer), ("inner", innermost(model.optimizer))):
+        for i, variable in enumerate(optimizer.variables):
+            found[f"{kind}/{i}"] = np.array(variable)
     if hasattr(model.optimizer, "inner_optimizer"):
         state = model.optimizer
         scale = state._loss_scale.current_loss_scale if IS_KERAS_2 else state.dynamic_scale
@@ -147,6 +146,20 @@ class TestRestores:
         model = model_with(tf_optim_ext.SGD(0.1))
         with unchanged(model), pytest.raises(ValueError, match="0 finite losses"):
             schedules.find_learning_rate(model, (X * np.float32("nan"), Y))
+
+    @pytest.mark.skipif(not IS_KERAS_2, reason="Keras 2's alone")
+    def test_random_generators(self):
+        experimental = keras.backend.experimental
+        before = experimental.is_tf_random_generator_enabled()
+        experimental.enable_tf_random_generator()
+        try:
+            model = model_with(tf_optim_ext.Adam(0.1))
+            assert "dropout/generator" in {n.replace("_1", "") for n in all_variables(model)}
+            with unchanged(model):
+                schedules.find_learning_rate(model, (X, Y), steps=4)
+        finally:
+            if not before:
+                experimental.disable_tf_random_generator()
 
     @pytest.mark.long
     def test_training_weights_from_a_file(self, tmp_path):

@@ -54,8 +54,8 @@ def _schedules():
     given = tf_optim_ext.schedules
     names: dict[str, Any] = {name: getattr(given, name) for name in given.__all__}
     for name, found in names.items():
-        if isinstance(found, type) and issubclass(found, _Schedule):
-            names[name] = over_keras_2(found)
+        is_schedule = isinstance(found, type) and issubclass(found, _Schedule)
+        names[name] = over_keras_2(found) if is_schedule else found
     module = types.ModuleType(f"{__name__}.schedules", given.__doc__)
     vars(module).update(names, __all__=list(names))
     return module

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_optim_ext import _keras, checks
+from tf_optim_ext.engine.interrupts import DeferredInterrupts
 from tf_optim_ext.schedules.plotting import new_axes
 
 OWNER = "find_learning_rate"
@@ -236,6 +237,8 @@ def _fit(model, data, batch_size, rate, course):
     given = dict(zip(("x", "y", "sample_weight"), data)) if are_arrays else {"x": data}
     if batch_size is not None:
         given["batch_size"] = batch_size
+    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        given["steps_per_epoch"] = course.count  # Keras 2 asks for it
     model.fit(
         **given,
         shuffle=are_arrays,  # other data comes in batches, which Keras warns that it cannot shuffle
@@ -313,10 +316,11 @@ def _state_kept(model):
     try:
         yield
     finally:
-        for variable, value in zip(variables, values):
-            variable.assign(value)
-        for each, before in zip(untracked, attributes):
-            each.update(before)
+        with DeferredInterrupts():
+            for variable, value in zip(variables, values):
+                variable.assign(value)
+            for each, before in zip(untracked, attributes):
+                each.update(before)
 
 
 def _ours(optimizer):
