@@ -154,7 +154,7 @@ class TestRestores:
         experimental.enable_tf_random_generator()
         try:
             model = model_with(tf_optim_ext.Adam(0.1))
-            assert "dropout/generator" in {n.replace("_1", "") for n in all_variables(model)}
+            assert any(name.endswith("/generator") for name in all_variables(model))
             with unchanged(model):
                 schedules.find_learning_rate(model, (X, Y), steps=4)
         finally:

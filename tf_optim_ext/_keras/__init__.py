@@ -11,7 +11,12 @@ import tensorflow as tf
 
 from tf_optim_ext._keras import versions
 from tf_optim_ext._keras.adapter import NOT_CALLED, DecayHooks
-from tf_optim_ext._keras.schedules import generation_of, is_schedule, rate_replaced
+from tf_optim_ext._keras.schedules import (
+    generation_of,
+    hidden_generators,
+    is_schedule,
+    rate_replaced,
+)
 from tf_optim_ext._keras.swap import has_swapped, wrap_swap
 from tf_optim_ext._keras.tensorflow import (
     are_dense,
@@ -39,6 +44,7 @@ __all__ = [
     "has_gpus",
     "has_swapped",
     "hidden_from_debuggers",
+    "hidden_generators",
     "inside_xla",
     "is_schedule",
     "keeps_order",

@@ -1,4 +1,4 @@
-"""Learning rates and schedules, of either generation of Keras."""
+"""What the range test and the schedules need of either generation of Keras."""
 
 import contextlib
 import sys
@@ -31,3 +31,11 @@ def rate_replaced(optimizer, variable):
         yield
     finally:
         object.__setattr__(optimizer, "_learning_rate", before)
+
+
+def hidden_generators(model):
+    """Variables with the states of random generators, which Keras 2 hides in layers."""
+    submodules = getattr(model, "submodules", ())  # Keras 3 has none, and hides none
+    found = (getattr(layer, "_random_generator", None) for layer in submodules)
+    generators = (getattr(each, "_generator", None) for each in found)
+    return [each.state for each in generators if each is not None]

@@ -328,8 +328,8 @@ def _ours(optimizer):
 
 
 def _variables_of(model):
-    found = [*model.variables, *model.optimizer.variables]
-    for root in (model, model.optimizer):  # random generators, loss scales
+    found = [*model.variables, *model.optimizer.variables, *_keras.hidden_generators(model)]
+    for root in (model, model.optimizer):  # loss scales, variables of users
         found += tf.train.TrackableView(root).descendants()
     found = [_keras.tensorflow_variable(each) for each in found]
     return list({v.ref(): v for v in found if isinstance(v, tf.Variable)}.values())
