@@ -112,7 +112,13 @@ def test_index_names_every_optimizer(cls):
 
 
 @pytest.mark.parametrize(
-    "name", [*PAGES, "../migration-from-tensorflow-addons.md", "../migration-from-tf-keras-2.md"]
+    "name",
+    [
+        *PAGES,
+        "../migration-from-tensorflow-addons.md",
+        "../migration-from-tf-keras-2.md",
+        "../schedules.md",
+    ],
 )
 def test_links_lead_somewhere(name):
     text = PAGES.get(name) or (DOCS / name.removeprefix("../")).read_text(encoding="utf-8")
@@ -335,22 +341,6 @@ def test_recipe_of_averaging(tmp_path):
     seen, last = _fit(tmp_path, "WeightAveraging", start_averaging=2, average_period=2)
     assert seen == [7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
     assert last == np.mean([6.0, 4.0, 2.0])
-
-
-def test_recipe_of_cyclical_schedules(tmp_path):
-    cyclical = _recipe("Cyclical", tmp_path)
-    for arguments, factors in (
-        ({}, np.ones(9)),
-        ({"halve": True}, 0.5 ** (np.arange(9) // 4)),
-        ({"gamma": 0.9}, 0.9 ** np.arange(9)),
-    ):
-        schedule = cyclical(1.0, 3.0, 2, **arguments)
-        expected = 1 + np.array([0, 1, 2, 1, 0, 1, 2, 1, 0]) * factors
-        rates = [float(schedule(tf.constant(t, tf.int64))) for t in range(9)]
-        np.testing.assert_allclose(rates, expected, rtol=1e-6)
-        optimizer = tf_optim_ext.SGD(schedule)
-        again = tf_optim_ext.SGD.from_config(optimizer.get_config())
-        assert again.get_config() == optimizer.get_config()
 
 
 @has_multi_optimizer

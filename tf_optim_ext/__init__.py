@@ -2,7 +2,7 @@
 
 import importlib
 
-from tf_optim_ext import _keras, optimizers
+from tf_optim_ext import _keras, optimizers, schedules
 from tf_optim_ext.backends import native
 from tf_optim_ext.base import keras_hooks
 from tf_optim_ext.base.declaration import (
@@ -39,6 +39,7 @@ __all__ = [
     "__version__",
     "native",
     "portable",
+    "schedules",
 ]
 
 

@@ -1,40 +1,68 @@
-"""The same optimizers for Keras 2, the package `tf_keras`, in programs where `tf.keras` is Keras 3.
+"""The same for Keras 2, the package `tf_keras`, in programs where `tf.keras` is Keras 3.
 
-Has every name of `tf_optim_ext`. Where `tf.keras` is Keras 2, as TF_USE_LEGACY_KERAS=1 says, both
-are the same.
+Has every name of `tf_optim_ext`, with optimizers and schedules of Keras 2. Where `tf.keras` is
+Keras 2, as TF_USE_LEGACY_KERAS=1 says, both are the same.
 """
 
 import functools
+import types
+from typing import Any
 
 import tf_optim_ext
 from tf_optim_ext import _keras
 from tf_optim_ext._keras import keras2
 from tf_optim_ext.base import keras_hooks
 from tf_optim_ext.base.optimizer import Optimizer as _Optimizer
+from tf_optim_ext.schedules import Schedule as _Schedule
 
 __all__ = list(tf_optim_ext.__all__)
 
 
 class _OverKeras2(type):
-    """Of classes over Keras 2's optimizer, in the place of the one that their bases are over."""
+    """Of classes over what Keras 2 has in the place of the class that their bases are over."""
 
     def mro(cls):
-        of_keras_2 = keras2.KerasOptimizer.__mro__
-        replaced = {*_keras.KerasOptimizer.__mro__, *of_keras_2}
-        return [base for base in super().mro() if base not in replaced] + [*of_keras_2]
+        found = super().mro()
+        of_keras_2 = (keras2.KerasSchedule if _Schedule in found else keras2.KerasOptimizer).__mro__
+        replaced = {
+            *_keras.KerasOptimizer.__mro__,
+            *_keras.KerasSchedule.__mro__,
+            *of_keras_2,
+        }
+        return [base for base in found if base not in replaced] + [*of_keras_2]
 
 
 @functools.cache
 def over_keras_2(cls):
-    """A subclass of an optimizer of this package that is one of Keras 2, and none of Keras 3."""
-    if issubclass(cls, keras2.KerasOptimizer):
+    """A subclass of an optimizer or schedule of this package that is one of Keras 2, and none of
+    Keras 3."""
+    if issubclass(cls, (keras2.KerasOptimizer, keras2.KerasSchedule)):
         return cls
-    bases = [over_keras_2(base) for base in cls.__bases__ if issubclass(base, _Optimizer)]
+    root = _Schedule if issubclass(cls, _Schedule) else _Optimizer
+    bases = [over_keras_2(base) for base in cls.__bases__ if issubclass(base, root)]
     attributes = {"__doc__": cls.__doc__, "__module__": __name__}
+    if root is _Schedule:
+        attributes["__qualname__"] = f"schedules.{cls.__name__}"
     made = _OverKeras2(cls.__name__, (cls, *bases), attributes)
-    if cls is _Optimizer:
+    if cls is root:
         return made
     return keras2.KerasOptimizer._api.saving.register_keras_serializable("tf_optim_ext")(made)
+
+
+def _schedules():
+    """The module `tf_optim_ext.schedules` with classes over Keras 2."""
+    given = tf_optim_ext.schedules
+    names: dict[str, Any] = {name: getattr(given, name) for name in given.__all__}
+    for name, found in names.items():
+        is_schedule = isinstance(found, type) and issubclass(found, _Schedule)
+        names[name] = over_keras_2(found) if is_schedule else found
+    module = types.ModuleType(f"{__name__}.schedules", given.__doc__)
+    vars(module).update(names, __all__=list(names))
+    return module
+
+
+# At once, so that Keras 2 knows the classes of the schedules in files.
+schedules = _schedules()
 
 
 def __getattr__(name):

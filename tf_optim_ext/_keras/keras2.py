@@ -18,6 +18,12 @@ versions.check_keras_2(tf_keras.__version__)
 _NAMES_IN_SAVED_MODELS = {"iterations": "_iterations", "learning_rate": "_learning_rate"}
 
 
+class KerasSchedule(tf_keras.optimizers.schedules.LearningRateSchedule):
+    """Keras 2's base class of schedules, and the module that it is of."""
+
+    _api = tf_keras
+
+
 class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     """Keras 2's optimizer, with our names for what is private in it."""
 

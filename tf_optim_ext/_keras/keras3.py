@@ -15,6 +15,12 @@ except ImportError as error:
     ) from error
 
 
+class KerasSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Keras 3's base class of schedules, and the module that it is of."""
+
+    _api = keras
+
+
 class KerasOptimizer(Adapter, keras.optimizers.Optimizer):
     """Keras 3's optimizer, with our names for what is private in it."""
 
