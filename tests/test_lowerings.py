@@ -114,7 +114,8 @@ def assert_equals(values, reference_steps, weights=WEIGHTS, slots=SLOTS, what=""
         wanted = [w if name == "w" else s[name] for w, s in reference_steps]
         first = actual[0]
         if np.isnan(first).all():  # nothing yet; what starts from the weights has their scale
-            first = values["w"][0] if name in ("z", "initial_weights") else np.zeros_like(first)
+            has_weights = name in ("z", "initial_weights", "average")
+            first = values["w"][0] if has_weights else np.zeros_like(first)
             actual = [first, *actual[1:]]
         wanted = [np.asarray(first, np.float64), *wanted]
         worst = precision.roundings(actual, wanted, absolute=underflow)

@@ -7,6 +7,7 @@ from native_steps import SGD
 
 import tf_optim_ext
 from tf_optim_ext.backends import native
+from tf_optim_ext.rule import auxiliary
 
 
 def handle_of(value):
@@ -181,7 +182,7 @@ BAD = {
     "a table as the step": put("finished", _of_something_else),
     "an integer variable as the rate": put("learning_rate", lambda: kept(1)),
     "a vector as the rate": put("learning_rate", lambda: kept(np.ones(2))),
-    "two learning rates": put("learning_rate", np.array([0.1, 0.2])),
+    "three learning rates": put("learning_rate", np.array([0.1, 0.2, 0.3])),
     "no learning rate": put("learning_rate", np.array([])),
     "an integer learning rate": put("learning_rate", lambda: tf.constant(1)),
     "three scales": put("gradient_scale", np.ones(3)),
@@ -317,6 +318,112 @@ def assert_refused(op, graph):
         variable.assign_add(tf.ones_like(variable))
 
 
+class FusedOp(Op):
+    """The op with sums before the rule and averages after it."""
+
+    def __init__(self):
+        super().__init__()
+        beside = [tf.Variable(tf.fill(s, 0.125)) for _ in range(2) for s in self.SHAPES]
+        self.kept += beside
+        kernels = {
+            name: f"rule_{getattr(auxiliary, name)().fingerprint}"
+            for name in ("accumulate", "average", "reset")
+        }
+        self.arguments["slots"] += [v.handle for v in beside]
+        self.arguments.update(kernels, beside=[0.5, 0.75], count=2)
+
+    def run(self):
+        native.library().ops.tf_optim_ext_fused_step(**self.arguments)
+
+
+def _alone(name):
+    """Keeps one of the programs beside the rule and all that belongs to the others."""
+    others = {"accumulate", "average", "reset"} - {name}
+    return lambda op: op.arguments.update(dict.fromkeys(others, ""))
+
+
+BAD_BESIDE = {
+    "sums too few": drop("slots"),
+    "no averages": drop("slots", 2),
+    "no sums and averages": drop("slots", 4),
+    "sums of another shape": put("slots", lambda: handle_of(tf.ones(4)), 4),
+    "sums of float64": put("slots", lambda: handle_of(tf.ones(3, tf.float64)), 4),
+    "averages without a value": put("slots", _uninitialized, 6),
+    "a variable for its average": copy_to("slots", 6, "weights", 0),
+    "a sum twice": copy_to("slots", 5, "slots", 4),
+    "no numbers beside": put("beside", []),
+    "a number beside too few": drop("beside"),
+    "a number beside too many": put("beside", [0.5, 0.75, 1.0]),
+    "a vector beside": put("beside", [np.ones(2), 0.5]),
+    "nothing beside": put("beside", [np.ones(0), 0.5]),
+    "a float32 number beside": put("beside", lambda: [tf.ones([]), tf.ones([])]),
+    "text beside": put("beside", ["a", "b"]),
+    "an unknown program": put("average", "rule_0123456789abcdef"),
+    "a rule with slots": put("average", f"rule_{Op.PROGRAM.fingerprint}"),
+    "an average as sum": put("accumulate", f"rule_{auxiliary.average().fingerprint}"),
+    "a sum as average": put("average", f"rule_{auxiliary.accumulate().fingerprint}"),
+    "an average as reset": put("reset", f"rule_{auxiliary.average().fingerprint}"),
+    "sums that are not reset": put("reset", ""),
+    "gradients of sums that are complete": put("accumulate", ""),
+    "only sums": _alone("accumulate"),
+    "only averages": _alone("average"),
+    "only reset": _alone("reset"),
+    "no count": put("count", 0),
+    "another count": put("count", 3),
+    "a count of text": put("count", "two"),
+    "a gradient too few": drop("gradients"),
+    "no gradients": put("gradients", []),
+}
+
+TWICE = {"a variable for its average", "a sum twice"}
+
+
+@pytest.mark.usefixtures("native_only")
+class TestFusedOp:
+    def test_the_arguments_are_good_until_spoilt(self):
+        op = FusedOp()
+        before = op.values()
+        op.run()
+        for old, new in zip(before, op.values()):
+            assert np.all(old != new)
+        for sums in op.kept[-4:-2]:
+            np.testing.assert_array_equal(sums, tf.zeros_like(sums))
+
+    @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+    @pytest.mark.parametrize("name", BAD_BESIDE)
+    def test_bad_arguments_change_nothing(self, name, graph):
+        op = FusedOp()
+        BAD_BESIDE[name](op)
+        assert_refused(op, graph)
+
+    # XLA works on values, so that a variable may be there twice.
+    @pytest.mark.parametrize("name", sorted(BAD_BESIDE.keys() - TWICE))
+    def test_inside_xla(self, name):
+        if reason := native.why_not_inside_xla():
+            pytest.skip(reason)
+        op = FusedOp()
+        BAD_BESIDE[name](op)
+        before = op.values()
+        with pytest.raises((ValueError, TypeError, AssertionError, tf.errors.OpError)):
+            tf.function(op.run, jit_compile=True, autograph=False)()
+        for old, new in zip(before, op.values(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+    def test_rows_beside_what_has_all(self):
+        op = FusedOp()
+        rows = tf.constant([0, 2], tf.int64)
+        op.arguments.update(gradients=[tf.ones(2), tf.ones([2, 2])], indices=[rows], by_rows=[0])
+        op.arguments.update(rule=f"rule_{SGD.fingerprint}")
+        op.arguments.update(slots=op.arguments["slots"][-4:])
+        op.arguments.update(hyperparameters=np.full((1, len(SGD.hyperparameters)), 0.75))
+        before = op.values()
+        with pytest.raises(tf.errors.InvalidArgumentError, match="have all rows"):
+            native.library().ops.tf_optim_ext_fused_step(**op.arguments, lazy=True)
+        for old, new in zip(before, op.values(), strict=True):
+            np.testing.assert_array_equal(old, new)
+        op.run()
+
+
 @pytest.mark.usefixtures("native_only")
 class TestOp:
     """The op refuses what would crash it; Python code that calls it checks some of this again."""
@@ -445,6 +552,18 @@ class TestOp:
         for other in results[1:]:
             for old, new in zip(results[0], other):
                 np.testing.assert_array_equal(old, new)
+        op = Op()
+        op.arguments["learning_rate"] = np.array([0.1, 0.1])
+        op.arguments["gradient_scale"] = np.full(1, 0.25)
+        op.run()
+        for old, new in zip(results[0], op.values()):
+            np.testing.assert_array_equal(old, new)
+        op = Op()
+        op.arguments["learning_rate"] = np.array([0.1, 0.2])
+        op.arguments["gradient_scale"] = np.full(1, 0.25)
+        op.run()
+        np.testing.assert_array_equal(op.values()[0], results[0][0])
+        assert np.all(op.values()[1] != results[0][1])
         op = Op()
         op.arguments["gradient_scale"] = np.array([0.25, 0.5])
         op.run()

@@ -14,6 +14,7 @@ from tf_optim_ext.codegen import cpp
 # What differs in more than arithmetic: passes, slots, scalar state, sums over all variables, and
 # kernels by row of one and two passes.
 KERNELS = (
+    "accumulate",
     "average",
     "reset",
     "SGD(",
@@ -32,7 +33,7 @@ KERNELS = (
     "Adagrad(row_wise=True, catch_up=True",
     "Adam(amsgrad=True, cautious=False, cautious_weight_decay=False, row_wise=True",
 )
-SOURCES = ("driver_test.cc", "huge_pages_test.cc", "rows_test.cc")
+SOURCES = ("beside_test.cc", "driver_test.cc", "huge_pages_test.cc", "rows_test.cc")
 
 
 def kernels():

@@ -102,7 +102,7 @@ void TestKernels(const std::string& set, const toe::Table& table) {
     std::vector<int64_t> many(2000, 3);
     TestKernel(set, table, kernel, std::vector<Format>(arrays, toe::kFloat32), many);
     // Nothing to do.
-    toe::Run(table, kernel, {}, false, Threads(4));
+    toe::Run(table, {&kernel}, {}, false, Threads(4));
     TestKernel(set, table, kernel, std::vector<Format>(arrays, toe::kFloat32), {0, 0});
   }
 }
@@ -318,6 +318,7 @@ int main(int argc, char** argv) {
     if (toe::FindKernel(*table, "rule_0") != nullptr) Fail("a kernel that does not exist");
     TestKernels(set, *table);
     TestRows(set, *table);
+    TestBeside(set, *table);
     TestSquaredNorms(set, *table);
     TestTinyScales(set, *table);
     TestConversions(set, *table);

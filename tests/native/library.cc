@@ -23,7 +23,7 @@ extern "C" __attribute__((visibility("default"))) int run(const char* instructio
   std::vector<double> scalars(h, h + toe::Width(*kernel));
   std::vector<double*> rows_state;
   for (int k = 0; k < toe::StateScalars(*kernel); ++k) rows_state.push_back(state + k * rows);
-  toe::Run(*table, *kernel,
+  toe::Run(*table, {kernel},
            {{rows * width, width, arrays.data(), nullptr, scalars.data(), state,
              rows_state.data(), nullptr}},
            false, [](int64_t count, int64_t, const std::function<void(int64_t, int64_t)>& work) {

@@ -213,7 +213,7 @@ inline std::vector<Example> Run(const toe::Table& table, const toe::Kernel& kern
                     kernel.by_row ? nullptr : example.state.data(), rows_state[v].data(),
                     example.rounding ? &*example.rounding : nullptr});
   }
-  toe::Run(table, kernel, work, lazy, Threads(threads));
+  toe::Run(table, {&kernel}, work, lazy, Threads(threads));
   return examples;
 }
 
@@ -236,6 +236,9 @@ inline bool IsJoint(const toe::Kernel& kernel) {
 
 // Gradients by rows, kernels by row, and sums of rows: `rows_test.cc`.
 void TestRows(const std::string& set, const toe::Table& table);
+
+// Programs before and after a rule: `beside_test.cc`.
+void TestBeside(const std::string& set, const toe::Table& table);
 
 // Who is asked for huge pages, and how often: `huge_pages_test.cc`.
 void TestHugePages();

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tf_optim_ext import _keras, checks
 from tf_optim_ext.backends import replica, rounding
+from tf_optim_ext.backends.beside import NOTHING, Beside
 from tf_optim_ext.backends.scalars import Scalars
 from tf_optim_ext.base.configuration import Configuration
 from tf_optim_ext.engine import (
@@ -95,38 +96,53 @@ class Step(Configuration):
         else:
             self._update(gradients, variables, scale)
 
-    def _update(self, gradients, variables, scale):
+    def _update(self, gradients, variables, scale, sums=None):
         # 3. Clipping by norm is one more factor of the gradients.
         limit, of_all = self._norm_limit()
         if limit is not None:
-            scale = clipping.factors(gradients, variables, scale, limit, of_all)
-        # 4. All weights and slots at once.
+            # Not kept in a variable: the step would copy sums that somebody else holds.
+            scale = clipping.factors(
+                sums.completed() if sums else gradients, variables, scale, limit, of_all
+            )
+        # 4. All weights and slots at once, with the sums before and the averages after them.
+        beside = self._beside(gradients, variables, sums, limit is None)
         lazy = self.sparse != "exact"
-        self._run(self._program(), variables, gradients, scale, self.learning_rate, lazy)
-        # 5. Constraints and the average of the weights.
+        rate = self.learning_rate
+        self._run(self._program(), variables, gradients, scale, rate, lazy, beside)
+        # 5. Constraints, and the averages that the step left out.
         for variable in variables:
             if variable.constraint is not None:
                 replica.assign(variable, variable.constraint(variable))
         if self.use_ema:
-            averaging.update(self, gradients, variables)
+            averaging.update(self, gradients, variables, beside.momentum is not None)
 
     def _run(
-        self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0, lazy=False
+        self,
+        program,
+        variables,
+        gradients,
+        gradient_scale=1.0,
+        learning_rate=0.0,
+        lazy=False,
+        beside=NOTHING,
     ):
         """Runs a program over variables and their slots, on the backend that fits here."""
         targets = self._untracked.targets.get(
             program,
             variables,
-            lambda: make_targets(program, variables, self.get_slot, self.scalars),
+            beside,
+            lambda: make_targets(program, variables, self.get_slot, self.scalars, beside),
         )
         route = choose(program, targets, gradients, lazy)
         # Each op that reads a scalar costs an eager step more than the update of a small model.
         reader = targets.device if targets.packs_handles and route.is_native else None
+        if beside is not NOTHING and not route.is_fused:
+            reader = None  # other programs may take other routes
         scalars = self._scalars(program, variables, gradient_scale, learning_rate, reader)
         if program is self._program():  # and not one of those around it
             self._untracked.route = route
             scalars.rounding = self._rounding_keys(variables)
-        execution.run(program, targets, gradients, scalars, route, lazy)
+        execution.run(program, targets, gradients, scalars, route, lazy, beside)
 
     # --------------------------------------------------------------------------- parts of the step
 
@@ -188,6 +204,18 @@ class Step(Configuration):
         if call.argument(self, "summed"):
             return gradients
         return replicas.summed(gradients, variables, self.sparse == "exact")
+
+    def _beside(self, gradients, variables, sums, adds):
+        """What a step does in passing; `adds`: whether the sums lack the gradients as yet."""
+        momentum = averaging.momentum_in_step(self, gradients, variables)
+        if sums is None and momentum is None:
+            return NOTHING
+        return Beside(sums is not None, sums.scale if sums and adds else None, momentum)
+
+    @property
+    def _changes_gradients(self):
+        """Whether a step computes with whole gradients before the rule runs."""
+        return False
 
     def _norm_limit(self):
         """The limit of clipping by norm, or None; and whether it limits the global norm."""

@@ -277,8 +277,10 @@ static __device__ __forceinline__ void fill_row(const RowTable& rows) {
   const int64_t row = head.first + blockIdx.x;
   double* const h = head.h + row * kWidth;
   h[0] = static_cast<double>(*head.finished) + 1.0;
-  h[1] = head.rate_is_double ? *static_cast<const double*>(head.learning_rate)
-                             : static_cast<double>(*static_cast<const float*>(head.learning_rate));
+  const int64_t rate = row * head.rate_stride;
+  h[1] = head.rate_is_double
+             ? static_cast<const double*>(head.learning_rate)[rate]
+             : static_cast<double>(static_cast<const float*>(head.learning_rate)[rate]);
   const double scale = head.scales[row * head.scale_stride];
   const bool shrinks = scale != 0.0 && fabs(scale) < 0x1p-126;
   h[2] = shrinks ? scale / 0x1p-126 : scale;

@@ -107,7 +107,8 @@ CudaStep::CudaStep(const CudaProgram& program, std::vector<CudaVariable> variabl
       variables_(std::move(variables)),
       scalars_(scalars),
       rounds_(rounds) {
-  const bool own = scalars_.own_scales || scalars_.own_hyperparameters || shape_.uses_size;
+  const bool own = scalars_.own_rates || scalars_.own_scales || scalars_.own_hyperparameters ||
+                   shape_.uses_size;
   shares_row_ = !own && shape_.state() == 0 && shape_.all_reductions() == 0;
   rows_ = shares_row_ ? std::min<size_t>(1, variables_.size()) : variables_.size();
   int64_t chunks = 0;
@@ -178,6 +179,7 @@ std::vector<char> CudaStep::RowArguments(const Scratch& scratch, size_t first,
   head.r = scratch.r;
   head.chunks = first_chunk_.back();
   head.rate_is_double = scalars_.rate_is_double;
+  head.rate_stride = scalars_.own_rates;
   head.scale_stride = scalars_.own_scales;
   head.hyperparameter_stride = scalars_.own_hyperparameters ? shape_.hyperparameters : 0;
   head.first = static_cast<int32_t>(first);

@@ -86,8 +86,9 @@ struct CudaScalars {
   const int64_t* finished;
   const void* learning_rate;
   bool rate_is_double;
+  bool own_rates;  // whether each variable has its own
   const double* scales;
-  bool own_scales;  // whether each variable has its own
+  bool own_scales;
   const double* hyperparameters;
   bool own_hyperparameters;
 };

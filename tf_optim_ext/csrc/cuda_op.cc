@@ -89,7 +89,8 @@ class CudaStepOp : public StepOpBase {
   absl::Status FindNumbers(OpKernelContext* context, const Kernel& kernel,
                            Numbers* numbers) const {
     TF_RETURN_IF_ERROR(FindNumber(context, "finished", &numbers->finished));
-    TF_RETURN_IF_ERROR(FindNumber(context, "learning_rate", &numbers->learning_rate));
+    TF_RETURN_IF_ERROR(
+        FindNumber(context, "learning_rate", &numbers->learning_rate, count_));
     if (numbers->finished.dtype() != tensorflow::DT_INT64)
       return NotANumber(numbers->finished, "finished", "int64");
     const tensorflow::DataType dtype = numbers->learning_rate.dtype();
@@ -106,10 +107,14 @@ class CudaStepOp : public StepOpBase {
     return first;
   }
 
-  // The tensor with a number: an input, or the value of the variable that is one.
-  static absl::Status FindNumber(OpKernelContext* context, const char* name, Tensor* number) {
+  // The tensor with a number: an input, or the value of the variable that is one. There may also be one
+  // for each of several variables.
+  static absl::Status FindNumber(OpKernelContext* context, const char* name, Tensor* number,
+                                 int several = 1) {
     const Tensor& input = context->input(InputNumber(context, name));
-    if (input.NumElements() != 1) return NotANumber(input, name, "number or variable");
+    const int64_t elements = input.NumElements();
+    const bool fits = elements == 1 || (elements == several && input.dtype() != tensorflow::DT_RESOURCE);
+    if (!fits) return NotANumber(input, name, "number or variable");
     if (input.dtype() != tensorflow::DT_RESOURCE) return *number = input, absl::OkStatus();
     tensorflow::core::RefCountPtr<Var> variable;
     TF_RETURN_IF_ERROR(tensorflow::LookupResource(
@@ -171,6 +176,7 @@ class CudaStepOp : public StepOpBase {
         numbers.finished.flat<int64_t>().data(),
         numbers.learning_rate.data(),
         numbers.learning_rate.dtype() == tensorflow::DT_DOUBLE,
+        numbers.learning_rate.NumElements() > 1,
         numbers.scales.flat<double>().data(),
         numbers.scales.NumElements() > 1,
         numbers.hyperparameters.flat<double>().data(),

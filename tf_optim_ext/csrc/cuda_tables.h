@@ -37,7 +37,7 @@ struct RowHead {
   int32_t hyperparameter_stride;
   int32_t first;      // number of the first variable of this launch
   int32_t variables;  // of the step
-  int32_t unused;
+  int32_t rate_stride;
 };
 
 }  // namespace tf_optim_ext

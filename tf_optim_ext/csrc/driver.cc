@@ -230,12 +230,12 @@ class SpreadGradient {
 thread_local std::vector<float> SpreadGradient::zeros_;
 
 void RunSegment(const Table& table, const Pass& pass, int count, const Variable& variable,
-                const Segment& segment, const float* c, double* r) {
-  Part part(variable, count, segment.begin, segment.size);
+                int64_t begin, int64_t size, const float* c, double* r) {
+  Part part(variable, count, begin, size);
   if (variable.rows == nullptr) {
     RunPass(table, pass, count, part, c, r);
   } else {
-    const SpreadGradient gradient(table, variable, segment.begin, segment.size);
+    const SpreadGradient gradient(table, variable, begin, size);
     part.arrays[kGradient] = gradient.array();
     RunPass(table, pass, count, part, c, r);
   }
@@ -354,12 +354,54 @@ class LoopScalars {
 
 // A factor of gradients that float32 has no normal number for, as that which clips a norm of 1e38 to 1,
 // becomes two, of which the gradient gets one, FLT_MIN, when it is loaded. What that makes zero would
-// be so after both factors, too.
-void SplitScale(Variable* variable) {
-  double& scale = variable->h[kGradientScale];
-  variable->shrinks = scale != 0.0 && std::fabs(scale) < FLT_MIN;
-  if (variable->shrinks) scale /= FLT_MIN;
+// be so after both factors, too. Returns whether there are two.
+bool SplitScale(double* h) {
+  double& scale = h[kGradientScale];
+  const bool shrinks = scale != 0.0 && std::fabs(scale) < FLT_MIN;
+  if (shrinks) scale /= FLT_MIN;
+  return shrinks;
 }
+
+// The programs before or after a rule, with the scalars of their loops.
+class Beside {
+ public:
+  explicit Beside(const std::vector<Stage>& stages) : stages_(stages), loops_(stages.size()) {
+    for (size_t i = 0; i < stages.size(); ++i) {
+      loops_[i].shrinks = SplitScale(stages_[i].h.data());
+      stages_[i].kernel->pass[0].scalars(stages_[i].h.data(), nullptr, loops_[i].c);
+    }
+  }
+
+  void Run(const Table& table, const Variable& variable, int64_t begin, int64_t size) const {
+    // A row of a table may be longer than a segment.
+    for (int64_t done = 0; done < size && !stages_.empty(); done += kSegment)
+      RunShort(table, variable, begin + done, std::min(kSegment, size - done));
+  }
+
+  int64_t bytes() const { return static_cast<int64_t>(stages_.size() * 2 * sizeof(float)); }
+
+ private:
+  struct Loop {
+    float c[kMaxScalars];
+    bool shrinks;
+  };
+
+  void RunShort(const Table& table, const Variable& variable, int64_t begin, int64_t size) const {
+    for (size_t i = 0; i < stages_.size(); ++i) {
+      const Array arrays[] = {variable.arrays[stages_[i].weights],
+                              variable.arrays[stages_[i].gradient]};
+      Variable of_stage = variable;
+      of_stage.arrays = arrays;
+      of_stage.rounding = nullptr;
+      of_stage.shrinks = loops_[i].shrinks;
+      if (stages_[i].gradient != kGradient) of_stage.rows = nullptr;
+      RunSegment(table, stages_[i].kernel->pass[0], 2, of_stage, begin, size, loops_[i].c, nullptr);
+    }
+  }
+
+  std::vector<Stage> stages_;
+  std::vector<Loop> loops_;
+};
 
 // Gives every variable the sum over all variables, where a reduction is one.
 void SumOverVariables(const Pass& pass, size_t variables, double* reductions) {
@@ -373,18 +415,27 @@ void SumOverVariables(const Pass& pass, size_t variables, double* reductions) {
 
 }  // namespace
 
-void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& given, bool lazy,
-         const ParallelFor& parallel_for) {
+void Run(const Table& table, const Sequence& sequence, const std::vector<Variable>& given,
+         bool lazy, const ParallelFor& parallel_for) {
   FlushDenormals flush;
+  const Kernel& kernel = *sequence.rule;
+  const Beside before(sequence.before), after(sequence.after);
   const int count = 2 + kernel.slots;
   std::vector<Variable> variables = given;
+  std::vector<Array> arrays(given.size() * count);
   std::vector<Cut> cuts;
-  for (Variable& variable : variables) {
-    SplitScale(&variable);
+  for (size_t v = 0; v < given.size(); ++v) {
+    Variable& variable = variables[v];
+    Array* const of_rule = &arrays[v * count];
+    std::copy_n(given[v].arrays, count, of_rule);
+    of_rule[kGradient] = given[v].arrays[sequence.gradient];
+    variable.arrays = of_rule;
+    if (sequence.gradient != kGradient) variable.rows = nullptr;
+    variable.shrinks = SplitScale(variable.h);
     const int64_t size = kernel.by_row ? variable.width : variable.size;
     variable.h[kSize] = kernel.uses_size ? static_cast<double>(size) : 0.0;
-    int64_t bytes = 0;
-    for (int i = 0; i < count; ++i) bytes += 2 * ElementBytes(variable.arrays[i].format);
+    int64_t bytes = before.bytes() + after.bytes();
+    for (int i = 0; i < count; ++i) bytes += 2 * ElementBytes(of_rule[i].format);
     const bool of_present_rows = lazy && variable.rows != nullptr;
     if (variable.size == 0) {
       cuts.push_back({0, 0, 1});
@@ -400,7 +451,12 @@ void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& 
   const Plan plan = MakePlan(cuts);
   if (kernel.by_row) {
     ForEachSegment(plan, parallel_for, [&](int64_t i) {
-      RunRows(table, kernel, variables[plan.segments[i].variable], plan.segments[i], lazy);
+      const Segment& segment = plan.segments[i];
+      const Variable& whole = given[segment.variable];
+      const int64_t begin = segment.begin * whole.width, size = segment.size * whole.width;
+      before.Run(table, whole, begin, size);
+      RunRows(table, kernel, variables[segment.variable], segment, lazy);
+      after.Run(table, whole, begin, size);
     });
     return;
   }
@@ -416,10 +472,13 @@ void Run(const Table& table, const Kernel& kernel, const std::vector<Variable>& 
       const float* const c = scalars[segment.variable];
       if (lazy && variable.rows != nullptr) {
         RunPresentRows(table, pass, count, variable, segment, c);
-      } else {
-        RunSegment(table, pass, count, variable, segment, c,
-                   partials.data() + i * pass.reductions);
+        return;
       }
+      const Variable& whole = given[segment.variable];
+      if (p == 0) before.Run(table, whole, segment.begin, segment.size);
+      RunSegment(table, pass, count, variable, segment.begin, segment.size, c,
+                 partials.data() + i * pass.reductions);
+      if (p == kernel.passes - 1) after.Run(table, whole, segment.begin, segment.size);
     });
     if (pass.reductions == 0) continue;
     for (size_t i = 0; i < plan.segments.size(); ++i)

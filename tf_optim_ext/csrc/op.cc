@@ -79,10 +79,13 @@ class StepOp : public StepOpBase {
     OP_REQUIRES(context,
                 !lazy_ || kernel->by_row || (kernel->passes == 1 && StateScalars(*kernel) == 0),
                 errors::InvalidArgument("The rule cannot update some rows without the others."));
+    OP_REQUIRES(context, !lazy_ || by_rows_.empty() || beside_.arrays() == 0,
+                errors::InvalidArgument("Sums and averages have all rows, but the step has some."));
     std::vector<double> h;
-    OP_REQUIRES_OK(context, ReadScalars(context, *kernel, &h));
+    Sequence sequence;
+    OP_REQUIRES_OK(context, ReadScalars(context, *table, *kernel, &h, &sequence));
 
-    const int slots = count_ * kernel->slots;
+    const int slots = count_ * SlotsOf(*kernel);
     const int scalars = count_ * kernel->variable_scalars + kernel->optimizer_scalars;
     std::vector<tensorflow::core::RefCountPtr<Var>> owned;
     std::vector<Var*> variables;
@@ -103,7 +106,7 @@ class StepOp : public StepOpBase {
       const int width = StateScalars(*kernel);
       for (size_t i = 0; i < new_state.size(); ++i)
         h[(i / width + 1) * Width(*kernel) - width + i % width] = *state[i];
-      Update(context, *table, *kernel, variables, state, &h, new_state.data());
+      Update(context, *table, sequence, variables, state, &h, new_state.data());
       for (size_t i = 0; i < new_state.size(); ++i) *state[i] = new_state[i];
       for (int k = 0; k < count_ + slots; ++k) AddIfLarge(context, variables[k], k % count_, &large);
     }
@@ -130,53 +133,68 @@ class StepOp : public StepOpBase {
     large->push_back(array);
   }
 
-  // Reads a number from an input, or from the variable that is one.
+  // Reads a number from an input, or from the variable that is one; or one for each of several
+  // variables.
   template <typename Number>
-  static absl::Status ReadNumber(OpKernelContext* context, const char* name, Number* number) {
+  static absl::Status ReadNumbers(OpKernelContext* context, const char* name, int several,
+                                  std::vector<Number>* numbers) {
     const Tensor* input;
     TF_RETURN_IF_ERROR(context->input(name, &input));
-    if (input->dtype() != tensorflow::DT_RESOURCE) return NumberIn(*input, name, number);
+    if (input->dtype() != tensorflow::DT_RESOURCE)
+      return NumbersIn(*input, name, several, numbers);
     if (input->NumElements() != 1)
       return errors::InvalidArgument("`", name, "` must be one variable.");
     tensorflow::core::RefCountPtr<Var> variable;
     TF_RETURN_IF_ERROR(tensorflow::LookupResource(
         context, input->flat<tensorflow::ResourceHandle>()(0), &variable));
     tensorflow::tf_shared_lock lock(*variable->mu());
-    return NumberIn(*variable->tensor(), name, number);
+    return NumbersIn(*variable->tensor(), name, 1, numbers);
   }
 
-  static absl::Status NumberIn(const Tensor& tensor, const char* name, int64_t* number) {
+  static absl::Status NumbersIn(const Tensor& tensor, const char* name, int several,
+                                std::vector<int64_t>* numbers) {
     if (tensor.NumElements() != 1 || tensor.dtype() != tensorflow::DT_INT64)
       return NotANumber(tensor, name, "int64");
-    *number = tensor.flat<int64_t>()(0);
+    numbers->push_back(tensor.flat<int64_t>()(0));
     return absl::OkStatus();
   }
 
-  static absl::Status NumberIn(const Tensor& tensor, const char* name, double* number) {
+  static absl::Status NumbersIn(const Tensor& tensor, const char* name, int several,
+                                std::vector<double>* numbers) {
     const bool is_double = tensor.dtype() == tensorflow::DT_DOUBLE;
-    if (tensor.NumElements() != 1 || !(is_double || tensor.dtype() == tensorflow::DT_FLOAT))
+    const int64_t count = tensor.NumElements();
+    if ((count != 1 && count != several) || !(is_double || tensor.dtype() == tensorflow::DT_FLOAT))
       return NotANumber(tensor, name, "float or double");
-    *number = is_double ? tensor.flat<double>()(0) : tensor.flat<float>()(0);
+    for (int64_t i = 0; i < count; ++i)
+      numbers->push_back(is_double ? tensor.flat<double>()(i) : tensor.flat<float>()(i));
     return absl::OkStatus();
   }
 
-  // Fills one row of the step's scalars per variable.
-  absl::Status ReadScalars(OpKernelContext* context, const Kernel& kernel,
-                           std::vector<double>* h) const {
-    int64_t finished;
-    double learning_rate;
-    TF_RETURN_IF_ERROR(ReadNumber(context, "finished", &finished));
-    TF_RETURN_IF_ERROR(ReadNumber(context, "learning_rate", &learning_rate));
+  // Fills one row of the step's scalars per variable, and finds the programs beside the rule.
+  absl::Status ReadScalars(OpKernelContext* context, const Table& table, const Kernel& kernel,
+                           std::vector<double>* h, Sequence* sequence) const {
+    std::vector<int64_t> finished;
+    std::vector<double> learning_rates, numbers;
+    TF_RETURN_IF_ERROR(ReadNumbers(context, "finished", 1, &finished));
+    TF_RETURN_IF_ERROR(ReadNumbers(context, "learning_rate", count_, &learning_rates));
     const Tensor *scale, *hyper;
     TF_RETURN_IF_ERROR(context->input("gradient_scale", &scale));
     TF_RETURN_IF_ERROR(context->input("hyperparameters", &hyper));
     TF_RETURN_IF_ERROR(CheckNumbers(kernel, *scale, *hyper));
-    *h = ScalarsOfStep(kernel, count_, finished, learning_rate, scale->flat<double>().data(),
+    *h = ScalarsOfStep(kernel, count_, finished[0], learning_rates, scale->flat<double>().data(),
                        scale->NumElements(), hyper->flat<double>().data(), hyper->NumElements());
-    return absl::OkStatus();
+    OpInputList inputs;
+    if (beside_.numbers() > 0) TF_RETURN_IF_ERROR(context->input_list("beside", &inputs));
+    if (inputs.size() != beside_.numbers())
+      return errors::InvalidArgument("The step takes ", beside_.numbers(),
+                                     " numbers beside those of the rule. Received ",
+                                     inputs.size());
+    for (int i = 0; i < inputs.size(); ++i)
+      TF_RETURN_IF_ERROR(NumbersIn(inputs[i], "beside", 1, &numbers));
+    return FindSequence(table, kernel, beside_, finished[0], numbers, sequence);
   }
 
-  void Update(OpKernelContext* context, const Table& table, const Kernel& kernel,
+  void Update(OpKernelContext* context, const Table& table, const Sequence& sequence,
               const std::vector<Var*>& variables, const std::vector<double*>& state,
               std::vector<double>* h, double* new_state) const {
     OpInputList gradients, indices;
@@ -185,7 +203,8 @@ class StepOp : public StepOpBase {
     std::vector<Rows> rows;
     for (int k = 0; k < indices.size(); ++k)
       rows.push_back({indices[k].flat<int64_t>().data(), indices[k].NumElements()});
-    const int per_variable = 2 + kernel.slots;
+    const Kernel& kernel = *sequence.rule;
+    const int per_variable = 2 + SlotsOf(kernel);
     std::vector<Array> arrays(static_cast<size_t>(count_) * per_variable);
     std::vector<uint32_t> keys;
     for (int v = 0; v < static_cast<int>(rounding_.size()); ++v) {
@@ -199,8 +218,8 @@ class StepOp : public StepOpBase {
       const Tensor& weights = *variables[v]->tensor();
       Array* row = &arrays[static_cast<size_t>(v) * per_variable];
       row[0] = ArrayOf(weights);
-      row[1] = ArrayOf(gradients[v]);
-      for (int s = 0; s < kernel.slots; ++s)
+      if (beside_.takes_gradients()) row[1] = ArrayOf(gradients[v]);
+      for (int s = 0; s < SlotsOf(kernel); ++s)
         row[2 + s] = ArrayOf(*variables[static_cast<size_t>(s + 1) * count_ + v]->tensor());
       const int64_t size = weights.NumElements();
       const int64_t width = size == 0 ? 0 : size / RowsOf(weights);
@@ -210,9 +229,8 @@ class StepOp : public StepOpBase {
                       h->data() + static_cast<size_t>(v) * Width(kernel), new_state + first,
                       state.data() + first, keys.empty() ? nullptr : &keys[v]});
     }
-    Run(table, kernel, work, lazy_, TensorFlowThreads(context));
+    Run(table, sequence, work, lazy_, TensorFlowThreads(context));
   }
-
 };
 
 }  // namespace
@@ -251,9 +269,44 @@ REGISTER_OP("TfOptimExtStep")
     })
     .Doc("Updates variables and their slots in place by a compiled rule of tf_optim_ext.");
 
+REGISTER_OP("TfOptimExtFusedStep")
+    .Input("weights: N * resource")
+    .Input("slots: M * resource")
+    .Input("scalars: S * resource")
+    .Input("gradients: T")
+    .Input("indices: R * int64")
+    .Input("finished: F")
+    .Input("learning_rate: L")
+    .Input("gradient_scale: double")
+    .Input("hyperparameters: double")
+    .Input("beside: K * double")
+    .Attr("N: int >= 1")
+    .Attr("M: int >= 0")
+    .Attr("S: int >= 0")
+    .Attr("R: int >= 0")
+    .Attr("K: int >= 0")
+    .Attr("T: list({float, bfloat16, half}) >= 0")
+    .Attr("F: {int64, resource} = DT_INT64")
+    .Attr("L: {float, double, resource}")
+    .Attr("rule: string")
+    .Attr("count: int >= 1")
+    .Attr("accumulate: string = ''")
+    .Attr("average: string = ''")
+    .Attr("reset: string = ''")
+    .Attr("by_rows: list(int) = []")
+    .Attr("lazy: bool = false")
+    .Attr("rounding: list(int) = []")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::NoOutputs)
+    .Doc("TfOptimExtStep with sums of gradients before it and averages of weights after it, in one pass: "
+         "`slots` has their handles after those of the slots.");
+
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device(tensorflow::DEVICE_CPU), StepOp);
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device("XLA_CPU_JIT"), InsideXlaOp);
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device("XLA_GPU_JIT"), InsideXlaOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtFusedStep").Device(tensorflow::DEVICE_CPU), StepOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtFusedStep").Device("XLA_CPU_JIT"), InsideXlaOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtFusedStep").Device("XLA_GPU_JIT"), InsideXlaOp);
 
 }  // namespace tf_optim_ext
 

@@ -43,9 +43,16 @@ class StepOpBase : public tensorflow::OpKernel {
  public:
   explicit StepOpBase(tensorflow::OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("rule", &rule_));
+    OP_REQUIRES_OK(context, beside_.Read(context));
     std::vector<tensorflow::DataType> gradients;
     OP_REQUIRES_OK(context, context->GetAttr("T", &gradients));
     count_ = static_cast<int>(gradients.size());
+    if (context->HasAttr("count")) OP_REQUIRES_OK(context, context->GetAttr("count", &count_));
+    OP_REQUIRES(context,
+                static_cast<int>(gradients.size()) == (beside_.takes_gradients() ? count_ : 0),
+                tensorflow::errors::InvalidArgument("The step takes ",
+                                                    beside_.takes_gradients() ? count_ : 0,
+                                                    " gradients. Received ", gradients.size()));
     OP_REQUIRES_OK(context, context->GetAttr("by_rows", &by_rows_));
     OP_REQUIRES_OK(context, context->GetAttr("lazy", &lazy_));
     OP_REQUIRES_OK(context, context->GetAttr("rounding", &rounding_));
@@ -103,13 +110,16 @@ class StepOpBase : public tensorflow::OpKernel {
     return absl::OkStatus();
   }
 
+  // Arrays that each variable has beside itself and its gradient: slots, sums and averages.
+  int SlotsOf(const Kernel& kernel) const { return kernel.slots + beside_.arrays(); }
+
   // Variable `v`, or slot number `v / count - 1` of variable `v % count`, or a number of the state.
   absl::Status Check(OpKernelContext* context, const Kernel& kernel,
                      const std::vector<Var*>& variables) const {
     OpInputList gradients, indices;
     TF_RETURN_IF_ERROR(context->input_list("gradients", &gradients));
     TF_RETURN_IF_ERROR(context->input_list("indices", &indices));
-    const size_t tensors = static_cast<size_t>(count_) * (1 + kernel.slots);
+    const size_t tensors = static_cast<size_t>(count_) * (1 + SlotsOf(kernel));
     for (size_t v = 0; v < tensors; ++v) {
       const bool is_slot = v >= static_cast<size_t>(count_);
       const char* what = is_slot ? "slot" : "variable";
@@ -126,7 +136,8 @@ class StepOpBase : public tensorflow::OpKernel {
         return tensorflow::errors::InvalidArgument("A slot of shape ", tensor.shape().DebugString(),
                                        " belongs to a variable of shape ",
                                        weights.shape().DebugString());
-      if (!is_slot) TF_RETURN_IF_ERROR(CheckGradient(v, tensor, gradients[v], indices));
+      if (!is_slot && beside_.takes_gradients())
+        TF_RETURN_IF_ERROR(CheckGradient(v, tensor, gradients[v], indices));
     }
     for (size_t v = tensors; v < variables.size(); ++v) {
       const Tensor& tensor = *variables[v]->tensor();
@@ -181,7 +192,7 @@ class StepOpBase : public tensorflow::OpKernel {
   // Where the numbers of the state are: for each variable its own, then those of the optimizer.
   std::vector<double*> StateOf(const Kernel& kernel, const std::vector<Var*>& variables) const {
     std::vector<double*> state;
-    Var* const* scalars = variables.data() + count_ * (1 + kernel.slots);
+    Var* const* scalars = variables.data() + count_ * (1 + SlotsOf(kernel));
     const int own = kernel.variable_scalars;
     for (int v = 0; v < count_; ++v)
       for (int k = 0; k < StateScalars(kernel); ++k) {
@@ -192,6 +203,7 @@ class StepOpBase : public tensorflow::OpKernel {
   }
 
   std::string rule_;
+  Beside beside_;
   int count_;
   std::vector<int> by_rows_;  // the variables whose gradient has some rows only
   bool lazy_;

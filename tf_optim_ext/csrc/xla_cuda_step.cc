@@ -70,6 +70,7 @@ ffi::Error RunCudaStep(CudaStream stream, ffi::ScratchAllocator allocator, std::
       numbers[0].typed_data<int64_t>(),
       numbers[1].untyped_data(),
       numbers[1].element_type() == ffi::DataType::F64,
+      numbers[1].element_count() > 1,
       numbers[2].typed_data<double>(),
       numbers[2].element_count() > 1,
       numbers[3].typed_data<double>(),

@@ -40,39 +40,53 @@ Format FormatOf(ffi::DataType dtype) {
   return dtype == ffi::DataType::F16 ? kFloat16 : kFloat32;
 }
 
-// Operands: the weights, the slots and the numbers of the state, which are the results, too; then the
-// gradients and the numbers of the step. `XlaStepOp` has checked them.
-ffi::Error RunStep(ffi::ThreadPool pool, std::string_view rule, int64_t variables,
+// Operands: the weights, the slots (sums and averages follow them) and the numbers of the state, which
+// are the results, too; then the gradients and the numbers of the step. `XlaStepOp` has checked them.
+ffi::Error RunStep(ffi::ThreadPool pool, std::string_view rule, std::string_view accumulate,
+                   std::string_view average, std::string_view reset, int64_t variables,
                    ffi::Span<const int64_t> rounding, ffi::RemainingArgs args,
                    ffi::RemainingRets rets) {
+  const Beside beside{std::string(accumulate), std::string(average), std::string(reset)};
   const Table* const table = table_in_use.load();
   const Kernel* const kernel = table == nullptr ? nullptr : FindKernel(*table, std::string(rule));
   if (kernel == nullptr) return ffi::Error::Internal("The native library has no such kernel.");
   std::vector<ffi::AnyBuffer> operands;
   for (size_t i = 0; i < args.size(); ++i) operands.push_back(args.get<ffi::AnyBuffer>(i).value());
+  const size_t gradients = beside.takes_gradients() ? variables : 0;
+  const ffi::AnyBuffer* const numbers = &operands[rets.size() + gradients];
+  const int64_t finished = numbers[0].typed_data<int64_t>()[0];
   // Where XLA leaves out assertions, an optimizer refuses a step by a count that is negative.
-  if (operands[rets.size() + variables].typed_data<int64_t>()[0] < 0)
-    return ffi::Error::InvalidArgument(kWrongWeights);
+  if (finished < 0) return ffi::Error::InvalidArgument(kWrongWeights);
+  std::vector<double> of_beside;
+  for (int k = 0; k < beside.numbers(); ++k)
+    of_beside.push_back(numbers[4 + k].typed_data<double>()[0]);
+  Sequence sequence;
+  const absl::Status status =
+      FindSequence(*table, *kernel, beside, finished, of_beside, &sequence);
+  if (!status.ok()) return ffi::Error::Internal(std::string(status.message()));
   std::vector<ffi::AnyBuffer> results;
   for (size_t i = 0; i < rets.size(); ++i) {
     results.push_back(*rets.get<ffi::AnyBuffer>(i).value());
     if (results[i].untyped_data() != operands[i].untyped_data())
       std::memcpy(results[i].untyped_data(), operands[i].untyped_data(), operands[i].size_bytes());
   }
-  const ffi::AnyBuffer* const numbers = &operands[rets.size() + variables];
+  std::vector<double> rates;
+  for (size_t i = 0; i < numbers[1].element_count(); ++i)
+    rates.push_back(numbers[1].element_type() == ffi::DataType::F64
+                        ? numbers[1].typed_data<double>()[i]
+                        : numbers[1].typed_data<float>()[i]);
   std::vector<double> h = ScalarsOfStep(
-      *kernel, static_cast<int>(variables), numbers[0].typed_data<int64_t>()[0],
-      numbers[1].element_type() == ffi::DataType::F64 ? numbers[1].typed_data<double>()[0]
-                                                      : numbers[1].typed_data<float>()[0],
+      *kernel, static_cast<int>(variables), finished, rates,
       numbers[2].typed_data<double>(), numbers[2].element_count(),
       numbers[3].typed_data<double>(), numbers[3].element_count());
   const int width = StateScalars(*kernel), own = kernel->variable_scalars;
-  const size_t tensors = variables * (1 + kernel->slots);
+  const int slots = kernel->slots + beside.arrays();
+  const size_t tensors = variables * (1 + slots);
   std::vector<Array> arrays;
   std::vector<uint32_t> keys;
   std::vector<double*> state;
   std::vector<double> new_state(kernel->by_row ? 0 : variables * width);
-  arrays.reserve(variables * (2 + kernel->slots));
+  arrays.reserve(variables * (2 + slots));
   keys.reserve(variables);
   state.reserve(variables * width);
   std::vector<Variable> work;
@@ -81,8 +95,8 @@ ffi::Error RunStep(ffi::ThreadPool pool, std::string_view rule, int64_t variable
       arrays.push_back({buffer.untyped_data(), FormatOf(buffer.element_type())});
     };
     add(results[v]);
-    add(operands[rets.size() + v]);
-    for (int s = 0; s < kernel->slots; ++s) add(results[(s + 1) * variables + v]);
+    add(gradients == 0 ? results[v] : operands[rets.size() + v]);  // not used if there are none
+    for (int s = 0; s < slots; ++s) add(results[(s + 1) * variables + v]);
     double* const row = h.data() + v * Width(*kernel);
     for (int k = 0; k < width; ++k) {
       const size_t at = tensors + (k < own ? k * variables + v : own * variables + k - own);
@@ -95,12 +109,12 @@ ffi::Error RunStep(ffi::ThreadPool pool, std::string_view rule, int64_t variable
     const auto shape = results[v].dimensions();
     const int64_t size = static_cast<int64_t>(results[v].element_count());
     const int64_t rows = shape.size() == 0 ? 1 : shape[0];
-    work.push_back({size, size == 0 ? 0 : size / rows, &arrays[v * (2 + kernel->slots)], nullptr,
+    work.push_back({size, size == 0 ? 0 : size / rows, &arrays[v * (2 + slots)], nullptr,
                     row, new_state.data() + (kernel->by_row ? 0 : v * width),
                     state.data() + v * width, keys.empty() ? nullptr : &keys[v]});
   }
   const auto schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
-  Run(*table, *kernel, work, false, SharedWith(pool.num_threads(), schedule));
+  Run(*table, sequence, work, false, SharedWith(pool.num_threads(), schedule));
   for (size_t i = 0; i < new_state.size(); ++i) *state[i] = new_state[i];
   return ffi::Error::Success();
 }
@@ -109,6 +123,9 @@ XLA_FFI_DEFINE_HANDLER(kRunStep, RunStep,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::ThreadPool>()
                            .Attr<std::string_view>("rule")
+                           .Attr<std::string_view>("accumulate")
+                           .Attr<std::string_view>("average")
+                           .Attr<std::string_view>("reset")
                            .Attr<int64_t>("variables")
                            .Attr<ffi::Span<const int64_t>>("rounding")
                            .RemainingArgs()
@@ -125,6 +142,11 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("S", &scalars_));
     OP_REQUIRES_OK(context, context->GetAttr("by_rows", &by_rows_));
     OP_REQUIRES_OK(context, context->GetAttr("rounding", &rounding_));
+    OP_REQUIRES_OK(context, beside_.Read(context));
+    int count = count_;
+    if (context->HasAttr("count")) OP_REQUIRES_OK(context, context->GetAttr("count", &count));
+    OP_REQUIRES(context, count == count_,
+                errors::InvalidArgument(count, " variables, but ", count_, " handles."));
   }
 
   void Compile(tensorflow::XlaOpKernelContext* context) override {
@@ -135,7 +157,8 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
     const Kernel* const kernel = &found;
     const int tensors = count_ + slots_, state = tensors + scalars_;
     OP_REQUIRES(context,
-                slots_ == count_ * kernel->slots && context->num_inputs() == state + count_ + 4 &&
+                slots_ == count_ * (kernel->slots + beside_.arrays()) &&
+                    context->num_inputs() == state + GradientsOfStep() + 4 + beside_.numbers() &&
                     scalars_ == count_ * kernel->variable_scalars + kernel->optimizer_scalars &&
                     (rounding_.empty() || static_cast<int>(rounding_.size()) == count_),
                 errors::InvalidArgument("The step of ", rule_, " has inputs too many or too few."));
@@ -161,7 +184,7 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
     OP_REQUIRES_OK(context, Check(context, *kernel, shapes));
     for (int i = state; i < context->num_inputs(); ++i) operands.push_back(context->Input(i));
     const std::string attributes = absl::StrCat(
-        "{rule = \"", rule_, "\", variables = ", count_, " : i64, rounding = array<i64",
+        "{rule = \"", rule_, "\", ", AttributesOf(beside_), "variables = ", count_, " : i64, rounding = array<i64",
         rounding_.empty() ? "" : ": ", absl::StrJoin(rounding_, ", "), ">}");
     const xla::XlaOp updated = xla::CustomCall(
         context->builder(), kTarget, operands, xla::ShapeUtil::MakeTupleShape(results), attributes,
@@ -175,6 +198,11 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
  protected:
   virtual bool IsInUse() const { return in_use.load(); }
 
+  virtual std::string AttributesOf(const Beside& beside) const {
+    return absl::StrCat("accumulate = \"", beside.accumulate, "\", average = \"", beside.average,
+                        "\", reset = \"", beside.reset, "\", ");
+  }
+
   virtual bool Find(const std::string& rule, Kernel* kernel) const {
     const Table* const table = table_in_use.load();
     const Kernel* const found = table == nullptr ? nullptr : FindKernel(*table, rule);
@@ -183,6 +211,8 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
   }
 
  private:
+  int GradientsOfStep() const { return beside_.takes_gradients() ? count_ : 0; }
+
   // What the op outside of XLA checks when it runs.
   absl::Status Check(tensorflow::XlaOpKernelContext* context, const Kernel& kernel,
                      const std::vector<TensorShape>& shapes) const {
@@ -200,16 +230,20 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
                                        shapes[i].DebugString());
     }
     const int first = tensors + scalars_;
-    for (int i = 0; i < count_; ++i)
+    const int numbers = first + GradientsOfStep();
+    for (int i = 0; i < GradientsOfStep(); ++i)
       if (context->InputShape(first + i) != shapes[i])
         return errors::InvalidArgument("A gradient of shape ",
                                        context->InputShape(first + i).DebugString(),
                                        " was given for a variable of shape ",
                                        shapes[i].DebugString());
-    const int64_t scales = context->InputShape(first + count_ + 2).num_elements();
-    const TensorShape hyper = context->InputShape(first + count_ + 3);
-    if (context->InputShape(first + count_).num_elements() != 1 ||
-        context->InputShape(first + count_ + 1).num_elements() != 1 ||
+    for (int k = 0; k < beside_.numbers(); ++k)
+      if (context->InputShape(numbers + 4 + k).num_elements() != 1)
+        return errors::InvalidArgument("A number beside those of the rule must be one.");
+    const int64_t scales = context->InputShape(numbers + 2).num_elements();
+    const TensorShape hyper = context->InputShape(numbers + 3);
+    const int64_t rates = context->InputShape(numbers + 1).num_elements();
+    if (context->InputShape(numbers).num_elements() != 1 || (rates != 1 && rates != count_) ||
         (scales != 1 && scales != count_) || hyper.dims() != 2 ||
         hyper.dim_size(1) != kernel.hyperparameters ||
         (hyper.dim_size(0) != 1 && hyper.dim_size(0) != count_))
@@ -218,6 +252,7 @@ class XlaStepOp : public tensorflow::XlaOpKernel {
   }
 
   std::string rule_;
+  Beside beside_;
   int count_, slots_, scalars_;
   std::vector<int> by_rows_;
   std::vector<int64_t> rounding_;
@@ -230,6 +265,8 @@ class XlaCudaStepOp : public XlaStepOp {
 
  protected:
   bool IsInUse() const override { return in_use_on_gpus.load(); }
+
+  std::string AttributesOf(const Beside&) const override { return ""; }
 
   bool Find(const std::string& rule, Kernel* kernel) const override {
     const auto program = FindAnyCudaProgram(rule);
@@ -260,6 +297,7 @@ class XlaSquaredNormsOp : public tensorflow::XlaOpKernel {
 
 // Rather than the kernels that only explain.
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device("XLA_CPU_JIT").Priority(1), XlaStepOp);
+REGISTER_KERNEL_BUILDER(Name("TfOptimExtFusedStep").Device("XLA_CPU_JIT").Priority(1), XlaStepOp);
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtSquaredNorms").Device("XLA_CPU_JIT").Priority(1),
                         XlaSquaredNormsOp);
 REGISTER_KERNEL_BUILDER(Name("TfOptimExtStep").Device("XLA_GPU_JIT").Priority(1), XlaCudaStepOp);

@@ -41,6 +41,11 @@ class Route:
     def is_on_gpus(self):
         return self.is_native and self.reason == CUDA
 
+    @property
+    def is_fused(self):
+        """Whether what is beside a rule is part of the same pass over memory."""
+        return self.is_native and not self.is_on_gpus
+
     def __str__(self):
         if not self.is_native:
             return f"{self.kind}: {self.reason}{', compiled by XLA' if self.compiled else ''}"

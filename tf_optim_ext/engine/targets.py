@@ -23,6 +23,7 @@ class Targets:
         optimizer_scalars: the variables of its scalar state that all variables share.
         whole: the variables as the caller passed them; kept alive, as their `id`s are cache keys.
         is_joint: whether the update of a variable depends on the others.
+        beside: for each slot of a `Beside`, in order, the list of its variables.
         packs_handles: whether `groups` are packed.
     """
 
@@ -32,6 +33,7 @@ class Targets:
     optimizer_scalars: list
     whole: list
     is_joint: bool
+    beside: list = dataclasses.field(default_factory=list)
     packs_handles: bool = False
 
     @functools.cached_property
@@ -99,6 +101,16 @@ class Targets:
         return self.devices[0] if len(self.devices) == 1 else None
 
     @functools.cached_property
+    def without_beside(self):
+        """The targets of the program alone."""
+        return dataclasses.replace(self, beside=[])
+
+    @functools.cached_property
+    def alone(self):
+        """Targets of programs over the variables of each slot in `beside`."""
+        return [Targets(v, [], [], [], v, False, [], self.packs_handles) for v in self.beside]
+
+    @functools.cached_property
     def groups(self):
         """The variables by device."""
         members: dict[str, list[int]] = {}
@@ -109,7 +121,7 @@ class Targets:
                 device,
                 positions,
                 [self.weights[i].handle for i in positions],
-                [slot[i].handle for slot in self.slots for i in positions],
+                [s[i].handle for s in (*self.slots, *self.beside) for i in positions],
                 [
                     *(scalar[i].handle for scalar in self.variable_scalars for i in positions),
                     *(scalar.handle for scalar in self.optimizer_scalars),
@@ -172,19 +184,23 @@ class TargetsCache:
         self._targets = {}
 
     def find(self, program, variables):
-        """The targets if an earlier eager step ran this program over these variables, or None."""
-        return self._targets.get((program.fingerprint, *map(id, variables)))
+        """Targets if an earlier eager step ran this program over these variables, or None."""
+        seen = self._targets.get((program.fingerprint, *map(id, variables)))
+        return next(iter(seen.values())) if seen else None
 
-    def get(self, program, variables, make):
-        """The targets for a program and variables; `make()` computes them."""
+    def get(self, program, variables, beside, make):
+        """The targets for a program, variables and a `Beside`; `make()` computes them."""
         if not tf.executing_eagerly() or tf.distribute.has_strategy():
             return make()
         key = (program.fingerprint, *map(id, variables))
-        targets = self._targets.get(key)
-        if targets is None:
+        seen = self._targets.get(key)
+        if seen is None:
             if len(self._targets) >= self.CAPACITY:
                 self._targets.clear()
-            targets = self._targets[key] = dataclasses.replace(make(), packs_handles=True)
+            seen = self._targets[key] = {}
+        targets = seen.get(beside.slots)
+        if targets is None:
+            targets = seen[beside.slots] = dataclasses.replace(make(), packs_handles=True)
         return targets
 
     def __deepcopy__(self, memo):
@@ -194,7 +210,7 @@ class TargetsCache:
         return TargetsCache, ()
 
 
-def make_targets(program, variables, get_slot, optimizer_scalars):
+def make_targets(program, variables, get_slot, optimizer_scalars, beside):
     """The targets of a program that runs over variables.
 
     Args:
@@ -202,6 +218,7 @@ def make_targets(program, variables, get_slot, optimizer_scalars):
         variables: list of variables.
         get_slot: function from a variable and the name of a slot to the slot.
         optimizer_scalars: dict from name to variable: the scalar state that all variables share.
+        beside: the `Beside` of the step.
     """
 
     def slots(names):
@@ -216,4 +233,5 @@ def make_targets(program, variables, get_slot, optimizer_scalars):
         [_keras.tensorflow_variable(optimizer_scalars[n]) for n in program.optimizer_scalars],
         list(variables),
         program.is_joint,
+        slots(beside.slots),
     )

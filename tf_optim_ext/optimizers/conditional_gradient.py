@@ -73,15 +73,17 @@ class ConditionalGradient(Optimizer):
         """See `Optimizer`."""
         return settings.get("ord") != "nuclear" and super().treats_rows_alone(**settings)
 
-    def _run(
-        self, program, variables, gradients, gradient_scale=1.0, learning_rate=0.0, lazy=False
-    ):
+    @property
+    def _changes_gradients(self):
+        return self.ord == "nuclear"
+
+    def _run(self, program, variables, gradients, gradient_scale=1.0, *args, **kwargs):
         if self.ord == "nuclear" and program is self._program():
             gradients = sparse.all_dense(gradients, variables)
             scales = tf.unstack(tf.broadcast_to(gradient_scale, [len(gradients)]))
             gradients = [self._corner(g, scale) for g, scale in zip(gradients, scales)]
             gradient_scale = 1.0
-        super()._run(program, variables, gradients, gradient_scale, learning_rate, lazy)
+        super()._run(program, variables, gradients, gradient_scale, *args, **kwargs)
 
     def _hyperparameter_values(self, names, variables):
         values = super()._hyperparameter_values(names, variables)

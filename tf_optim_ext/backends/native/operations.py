@@ -7,7 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_optim_ext import _keras
+from tf_optim_ext.backends import replica
+from tf_optim_ext.backends.beside import NOTHING
 from tf_optim_ext.backends.native.loader import library
+from tf_optim_ext.rule import auxiliary
 
 FORMATS = (tf.float32, tf.bfloat16, tf.float16)
 _FORMATS = frozenset(dtype.as_datatype_enum for dtype in FORMATS)
@@ -22,7 +25,7 @@ class Group:
         device: name of the device.
         members: positions in the list of all variables.
         weights: handles of the variables.
-        slots: handles of their slots, those of one name together.
+        slots: handles of their slots, those of one name together; those of `Beside` come last.
         scalars: handles of the state that is numbers: those of the variables, those of one name
             together, then those of the optimizer.
 
@@ -58,17 +61,20 @@ def _packed_on_gpu(handles):
     return library().ops.tf_optim_ext_handles(handles=handles)
 
 
-def step(program, group, gradients, scalars, lazy=False):
+def step(program, group, gradients, scalars, lazy=False, beside=NOTHING):
     """Runs a program on all variables in one op.
 
     Args:
         program: a `rule.Program` for which `has` holds.
-        group: a `Group`.
+        group: a `Group`, whose slots include those of `beside`.
         gradients: dense tensors, or `tf.IndexedSlices` as `sum_rows` makes them.
         scalars: a `lowering.Scalars`.
         lazy: whether rows without gradient are left alone; otherwise their gradient is zero, and
             the indices must be increasing.
+        beside: a `Beside`: what runs before and after the program.
     """
+    if not beside.takes_gradients:
+        gradients = []
     by_rows = [i for i, g in enumerate(gradients) if type(g) is tf.IndexedSlices]
     values = [g.values if type(g) is tf.IndexedSlices else g for g in gradients]
     arguments = {
@@ -81,15 +87,40 @@ def step(program, group, gradients, scalars, lazy=False):
         "learning_rate": scalars.learning_rate,
         "gradient_scale": scalars.scale,
         "hyperparameters": scalars.rows(program),
+        "rule": _kernel(program),
+        "by_rows": by_rows,
+        "lazy": lazy,
+        "rounding": scalars.rounding or [],
     }
     with _outside_of_clusters():
-        library().ops.tf_optim_ext_step(
-            **arguments,
-            rule=f"rule_{program.fingerprint}",
-            by_rows=by_rows,
-            lazy=lazy,
-            rounding=scalars.rounding or [],
-        )
+        if beside is NOTHING:
+            library().ops.tf_optim_ext_step(**arguments)
+        else:
+            more = _arguments_beside(beside)
+            library().ops.tf_optim_ext_fused_step(**arguments, **more, count=len(group.members))
+
+
+def _kernel(program):
+    return f"rule_{program.fingerprint}"
+
+
+def _arguments_beside(beside):
+    adds, averages = beside.scale is not None, beside.momentum is not None
+    numbers = [x for x in (beside.scale, beside.momentum) if x is not None]
+    return {
+        "beside": [_float64(x) for x in numbers],
+        "accumulate": _kernel(auxiliary.accumulate()) if adds else "",
+        "average": _kernel(auxiliary.average()) if averages else "",
+        "reset": _kernel(auxiliary.reset()) if beside.has_sums else "",
+    }
+
+
+def _float64(number):
+    if tf.is_tensor(number):
+        return tf.cast(number, tf.float64)
+    if tf.executing_eagerly():
+        return replica.eager_constant(float(number), tf.float64)
+    return tf.constant(number, tf.float64)
 
 
 def _outside_of_clusters():
