@@ -102,6 +102,8 @@ def pytest_collection_modifyitems(config, items):
     """Makes tests of most optimizers long ones, unless they are marked `family`.
 
     The arguments of that mark are the routes on which all optimizers are tested; default: any.
+    The mark `few` leaves fewer than `REPRESENTATIVE`; its arguments are their names, if others than
+    `FEW`.
     """
     _mark_long(items)
     count, part = config.getoption("--one-of"), config.getoption("--part")
@@ -122,7 +124,9 @@ def _mark_long(items):
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         entry = params.get("entry") or registry.BY_NAME.get(params.get("entry_name"))
-        if entry is None or entry.name in registry.REPRESENTATIVE:
+        few = item.get_closest_marker("few")
+        short = (few.args or registry.FEW) if few else registry.REPRESENTATIVE
+        if entry is None or entry.name in short:
             continue
         family = item.get_closest_marker("family")
         if family is None or (family.args and params["route"] not in family.args):

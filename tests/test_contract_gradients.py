@@ -134,6 +134,7 @@ class TestSparse:
     def test_index_out_of_range_in_a_function(self, portable, options):
         self.check_late_index(ADAM, portable, options)
 
+    @pytest.mark.few
     def test_index_out_of_range_in_a_function_for_every_optimizer(self, entry):
         self.check_late_index(entry, portable=True, options={})
 
@@ -251,6 +252,7 @@ class TestSymbolicGradients:
         optimizer.minimize(loss, [variable])
         assert_close([start - variable.numpy()], expected)
 
+    @pytest.mark.few
     def test_get_updates(self, entry):
         self.check_updates(entry, "tf")
 

@@ -494,8 +494,16 @@ def nvcc(source, architecture, folder):
 
 
 class TestCompilers:
-    @pytest.mark.parametrize("table_bytes", [lowering.SMALL_TABLES, lowering.LARGE_TABLES])
-    @pytest.mark.parametrize("converts", [False, True])
+    @pytest.mark.parametrize(
+        ("converts", "table_bytes"),
+        [
+            # With conversions, it takes more of them.
+            pytest.param(converts, table_bytes, marks=() if converts else pytest.mark.long)
+            for converts, table_bytes in itertools.product(
+                (True, False), (lowering.SMALL_TABLES, lowering.LARGE_TABLES)
+            )
+        ],
+    )
     def test_no_registers_are_spilled(self, converts, table_bytes, tmp_path):
         for program in OPTIMIZERS:
             source = lowering.emit(program, lowering.Form(converts, table_bytes))

@@ -85,6 +85,7 @@ def check_continues(loaded, model, steps=3):
     assert int(loaded.optimizer._iterations.numpy()) == steps + 2
 
 
+@pytest.mark.few("NovoGrad", "Prodigy")
 def test_training_goes_on(entry, tmp_path):
     model = trained(entry.make())
     check_continues(saved_and_loaded(model, tmp_path / "model.h5"), model)
@@ -96,6 +97,7 @@ def test_with_more_options(entry, options, tmp_path):
     check_options(entry, options, tmp_path)
 
 
+@pytest.mark.few("NovoGrad", "Prodigy")
 @pytest.mark.parametrize("options", OPTIONS[:1], ids=str)
 def test_with_options(entry, options, tmp_path):
     check_options(entry, options, tmp_path)

@@ -37,7 +37,6 @@ def check_continues(optimizer, variables, other, others):
     assert names[0] == names[1]
 
 
-@pytest.mark.family
 def test_every_slot(entry, tmp_path):
     optimizer, variables, path = trained(entry.make, folder=tmp_path)
     other, others, status = restored(entry.make, path)

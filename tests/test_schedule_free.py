@@ -5,6 +5,7 @@ Their rules are tested with those of the other optimizers.
 
 import gc
 
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -357,8 +358,15 @@ class TestCallbacks:
             model.evaluate(X, Y, verbose=0), history["val_loss"][0], rtol=1e-5
         )
 
-    @pytest.mark.parametrize("callbacks", ["new", "same"])
-    @pytest.mark.parametrize("where", ["on_epoch_begin", "on_epoch_end"])
+    @pytest.mark.parametrize(
+        ("where", "callbacks"),
+        [
+            ("on_epoch_begin", "new"),
+            pytest.param("on_epoch_begin", "same", marks=pytest.mark.long),
+            pytest.param("on_epoch_end", "new", marks=pytest.mark.long),
+            ("on_epoch_end", "same"),
+        ],
+    )
     def test_backup_and_restore(self, tmp_path, where, callbacks):
         failing = True
 
@@ -394,7 +402,9 @@ class TestCallbacksArgument:
         "single explicit": lambda record: tf_optim_ext.AveragedWeights(),
     }
 
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize(
+        "form", conftest.shortened(FORMS, ("none", "nested", "single", "nested explicit"))
+    )
     def test_forms(self, form, monkeypatch):
         lists = self.record_lists(monkeypatch)
         model, record = make_model(sgd()), Record()

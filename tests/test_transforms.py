@@ -248,6 +248,7 @@ class TestAccumulation:
             optimizer.apply_gradients([(tf.constant(gradient), variable)])
         assert float(variable) == -2.0
 
+    @pytest.mark.few
     def test_everything_at_once(self, entry):
         # The same numbers in a function as eagerly.
         options = {
