@@ -69,7 +69,7 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="of N long tests with parameters, run one",
+        help="of N long tests, run one; those without parameters ten times as often",
     )
     parser.addoption(
         "--part",
@@ -106,18 +106,23 @@ def pytest_collection_modifyitems(config, items):
     `FEW`.
     """
     _mark_long(items)
+    _mark_once(items)
     count, part = config.getoption("--one-of"), config.getoption("--part")
     left_out = [
         item
         for item in items
-        if hasattr(item, "callspec")
-        and item.get_closest_marker("long")
-        and (zlib.crc32(item.nodeid.encode()) - part) % count
+        if item.get_closest_marker("long") and not _is_in_part(item, count, part)
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         without = set(left_out)
         items[:] = [item for item in items if item not in without]
+
+
+def _is_in_part(item, count, part):
+    if not hasattr(item, "callspec"):  # the only one of its kind
+        count = max(1, count // 10)
+    return (zlib.crc32(item.nodeid.encode()) - part) % count == 0
 
 
 def _mark_long(items):
@@ -131,6 +136,14 @@ def _mark_long(items):
         family = item.get_closest_marker("family")
         if family is None or (family.args and params["route"] not in family.args):
             item.add_marker(pytest.mark.long)
+
+
+def _mark_once(items):
+    """The TensorFlow route under XLA is the same with the native library and without."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if params.get("route") == "xla" or params.get("mode") == "portable xla":
+            item.add_marker(pytest.mark.once)
 
 
 def shortened(names, short):

@@ -334,6 +334,7 @@ class TestSelection:
             optimizer.apply_gradients(pairs, decay_var_list=wrong)
 
 
+@pytest.mark.once
 class TestConstructors:
     @pytest.mark.parametrize("name", ARGUMENTS)
     def test_names_order_and_defaults(self, name):

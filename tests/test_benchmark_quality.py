@@ -23,6 +23,8 @@ from benchmarks import quality_tasks as tasks
 from benchmarks import quality_training as training
 from benchmarks import results as kept
 
+pytestmark = pytest.mark.once
+
 PROTOCOL = quality.Protocol(3, 1, (1, 2), (11, 12, 13), 4)
 STEPS = 24
 

@@ -9,6 +9,8 @@ from generation import FIRST_SLOT, keras
 
 import tf_optim_ext
 
+pytestmark = pytest.mark.once
+
 ADAM = registry.BY_NAME["Adam"]
 OPTIONS = {"use_ema": True, "gradient_accumulation_steps": 2}
 WHEN = ("before build", "after build", "after steps")

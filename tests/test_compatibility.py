@@ -436,6 +436,7 @@ def assert_same_training(model, expected):
     assert_close(model.optimizer.variables, expected.optimizer.variables, **TOLERANCE)
 
 
+@pytest.mark.once
 class TestCallbacks:
     def test_learning_rate_scheduler(self, kind):
         schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
@@ -547,6 +548,7 @@ def export_archive(model, path):
 
 
 class TestExport:
+    @pytest.mark.once
     @pytest.mark.parametrize("write", [save_model, export, export_archive])
     def test_inference(self, write, tmp_path):
         self.check_inference(ADAM, write, tmp_path)
@@ -628,6 +630,7 @@ class OnDevice(tf.Module):
 
 
 # The interpreter of this TensorFlow announces its successor.
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 class TestTFLite:
     @staticmethod

@@ -493,6 +493,7 @@ def nvcc(source, architecture, folder):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.once
 class TestCompilers:
     @pytest.mark.parametrize(
         ("converts", "table_bytes"),
@@ -536,6 +537,7 @@ class _Compiler:
         return f"code of {source} for {architecture}".encode()
 
 
+@pytest.mark.once
 class TestCache:
     @pytest.fixture
     def compiler(self, monkeypatch, tmp_path):

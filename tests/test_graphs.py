@@ -115,8 +115,20 @@ class TestTrajectory:
         assert str(in_graph.optimizer.route) == route_of_dense()
 
     @pytest.mark.parametrize("call", CALLS)
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("build", [False, True], ids=["unbuilt", "built"])
+    @pytest.mark.parametrize(
+        ("build", "kind"),
+        [
+            # By default two of them, with both kinds.
+            pytest.param(
+                build,
+                kind,
+                marks=pytest.mark.long if len(KINDS) > 1 and build == (kind == "tf") else (),
+                id=f"{'built' if build else 'unbuilt'}-{kind}",
+            )
+            for build in (False, True)
+            for kind in KINDS
+        ],
+    )
     def test_of_every_call(self, call, kind, build):
         in_graph = InGraph(ADAM.make, kind, call, build)
         in_graph.train()

@@ -21,7 +21,10 @@ OPTIONS = [
     {"weight_decay": 0.1, "clipnorm": 0.5},
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
+]
 
 
 @keras.saving.register_keras_serializable("test_h5")

@@ -135,7 +135,8 @@ def test_row_wise(name):
     check(sequential, lambda: registry.BY_NAME[name].make(row_wise=True))
 
 
-@pytest.mark.parametrize("way", WAYS)
+# `test_usage.py` has the other ways, too.
+@pytest.mark.parametrize("way", conftest.shortened(WAYS, ("layers in call", "own train_step")))
 @KINDS
 def test_ways(name, way):
     check(WAYS[way], registry.BY_NAME[name].make)

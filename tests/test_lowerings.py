@@ -246,6 +246,7 @@ class TestSpecialValues:
                 np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.once
 class TestNumPyBackend:
     @pytest.mark.family
     def test_equals_the_reference(self, entry):
@@ -270,7 +271,15 @@ OPTIONS = {
 RECORDINGS = sorted(recording.name for recording in recordings.RECORDINGS)
 # All of them are compared with their references, too: see `test_references.py`.
 FIRST_OF_A_REFERENCE = {r.reference: r.name for r in reversed(recordings.RECORDINGS)}.values()
-BY_NAME = pytest.mark.parametrize("name", conftest.shortened(RECORDINGS, FIRST_OF_A_REFERENCE))
+OF_REPRESENTATIVE = {
+    r.name
+    for r in recordings.RECORDINGS
+    if r.name in FIRST_OF_A_REFERENCE
+    and any(
+        registry.BY_NAME[name].reference is references.find(r.reference)
+        for name in registry.REPRESENTATIVE
+    )
+}
 
 
 class TestRecordings:
@@ -317,7 +326,7 @@ class TestRecordings:
         ],
         indirect=True,
     )
-    @BY_NAME
+    @pytest.mark.parametrize("name", conftest.shortened(RECORDINGS, FIRST_OF_A_REFERENCE))
     def test_float32(self, name, route):
         metadata, optimizer, weights, gradients, steps = self.load(name, np.float32)
         found = trajectory(optimizer, route, weights, gradients, steps[0][0][1])
@@ -327,7 +336,8 @@ class TestRecordings:
                 values, wanted, self.WEIGHTS, self.SLOTS, name, LOOSE.get(metadata["reference"])
             )
 
-    @BY_NAME
+    @pytest.mark.once
+    @pytest.mark.parametrize("name", conftest.shortened(RECORDINGS, OF_REPRESENTATIVE))
     def test_float64(self, name):
         metadata, optimizer, weights, gradients, steps = self.load(name, np.float64)
         if metadata["dtype"] != "float64":

@@ -28,6 +28,8 @@ from tf_optim_ext.rule import (
     trace,
 )
 
+pytestmark = pytest.mark.once
+
 
 def trace_case(case):
     return trace(case.rule, case.slots, tuple(case.hyperparameters))

@@ -7,6 +7,8 @@ import tensorflow as tf
 from common import arrays, both_kinds, make_variables, same, train
 from generation import FIRST_SLOT, keras, path_of
 
+pytestmark = pytest.mark.once
+
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
 OPTIONS = {"use_ema": True, "gradient_accumulation_steps": 2}
 

@@ -25,6 +25,8 @@ from tf_optim_ext.rule import (
 from tf_optim_ext.rule.operations import COMPARISONS
 from tf_optim_ext.rule.program import RESERVED
 
+pytestmark = pytest.mark.once
+
 
 def operations(program):
     return [node.op for node in program.nodes]

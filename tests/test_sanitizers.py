@@ -11,6 +11,8 @@ import pytest
 from tf_optim_ext import build, catalogue
 from tf_optim_ext.codegen import cpp
 
+pytestmark = pytest.mark.once
+
 # What differs in more than arithmetic: passes, slots, scalar state, sums over all variables, and
 # kernels by row of one and two passes.
 KERNELS = (

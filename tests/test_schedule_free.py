@@ -311,6 +311,7 @@ class TestTrainOnBatch:
         assert_close(state(model), state(trained), **TOLERANCE)
 
 
+@pytest.mark.once
 class TestCallbacks:
     @pytest.mark.parametrize(("make", "save_freq"), [(sgd, "epoch"), (adamw, 2)])
     def test_checkpoint_of_model(self, make, tmp_path, save_freq):
@@ -391,6 +392,7 @@ class TestCallbacks:
         assert_close(state(model), uninterrupted(sgd, 4), **TOLERANCE)
 
 
+@pytest.mark.once
 class TestCallbacksArgument:
     FORMS = {
         "none": lambda record: None,

@@ -15,6 +15,8 @@ from generation import keras, only_keras_3
 
 import tf_optim_ext
 
+pytestmark = pytest.mark.once
+
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
 AMSGRAD = registry.BY_NAME["AdamW-amsgrad"]
 ACCUMULATING = {"use_ema": True, "gradient_accumulation_steps": 2}

@@ -52,6 +52,7 @@ def fit(model):
     model.fit(X, Y, batch_size=4, verbose=0, shuffle=False)
 
 
+@pytest.mark.once
 class TestClasses:
     @pytest.mark.family
     def test_are_optimizers_of_keras_2_alone(self, entry):
@@ -279,6 +280,7 @@ def output_of(code, **environment):
     return run.stdout.strip() or run.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.once
 class TestProcesses:
     """Of Keras 2; for those of Keras 3, see `test_fresh_process.py`."""
 
