@@ -11,6 +11,7 @@ import registry
 import tensorflow as tf
 from common import (
     CLIPPING,
+    KINDS,
     arrays,
     assert_close,
     both_kinds,
@@ -220,8 +221,14 @@ class TestSymbolicGradients:
     def loss(variables):
         return sum(tf.reduce_sum(tf.square(1.0 * v)) for v in variables)
 
-    @both_kinds
-    @pytest.mark.parametrize("clipping", [{}, *CLIPPING])
+    @pytest.mark.parametrize(
+        ("kind", "clipping"),
+        [
+            pytest.param(kind, c, marks=pytest.mark.long if c and kind != "tf" else ())
+            for kind in KINDS
+            for c in ({}, *CLIPPING)
+        ],
+    )
     def test_get_gradients(self, kind, clipping):
         optimizer, variables = ADAM.make(**clipping), make_variables(kind)
 

@@ -499,10 +499,10 @@ class TestCompilers:
         ("converts", "table_bytes"),
         [
             # With conversions, it takes more of them.
-            pytest.param(converts, table_bytes, marks=() if converts else pytest.mark.long)
-            for converts, table_bytes in itertools.product(
-                (True, False), (lowering.SMALL_TABLES, lowering.LARGE_TABLES)
-            )
+            (True, lowering.LARGE_TABLES),
+            pytest.param(True, lowering.SMALL_TABLES, marks=pytest.mark.long),
+            pytest.param(False, lowering.LARGE_TABLES, marks=pytest.mark.long),
+            pytest.param(False, lowering.SMALL_TABLES, marks=pytest.mark.long),
         ],
     )
     def test_no_registers_are_spilled(self, converts, table_bytes, tmp_path):

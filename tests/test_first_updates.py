@@ -52,7 +52,11 @@ def test_the_registry_has_such_optimizers():
 
 
 @pytest.mark.family("tensorflow")
-@pytest.mark.parametrize("missing", [range(FIRST - 1), (0, 1, 2, 5, 6), (4,)], ids=str)
+@pytest.mark.parametrize(
+    "missing",
+    conftest.shortened([range(FIRST - 1), (0, 1, 2, 5, 6), (4,)], [(0, 1, 2, 5, 6)]),
+    ids=str,
+)
 @pytest.mark.parametrize(
     "route",
     conftest.shortened(conftest.ROUTES, [r for r in conftest.ROUTES if r != "xla"]),

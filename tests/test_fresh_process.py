@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.once, only_keras_3("the process has Keras 3")]
 
 @pytest.fixture(scope="module")
 def outcomes():
-    extended = tf_optim_ext.extend_with_decoupled_weight_decay(keras.optimizers.Adam)
+    extended = tf_optim_ext.extend_with_decoupled_weight_decay(tf_optim_ext.Adam)
     rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
     optimizer = extended(rate, learning_rate=0.25, exclude_from_weight_decay=["bias"])
     arguments = {

@@ -109,7 +109,7 @@ def test_every_optimizer(entry):
     check(sequential, entry.make)
 
 
-@pytest.mark.few
+@pytest.mark.few("Prodigy")
 def test_inside_xla(entry):
     check(sequential, entry.make, jit_compile=True)
 
@@ -122,7 +122,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.few
+@pytest.mark.few("Prodigy")
 @pytest.mark.parametrize(
     "name", ["both", *(pytest.param(n, marks=pytest.mark.long) for n in OPTIONS if n != "both")]
 )

@@ -117,7 +117,9 @@ def test_driver_with_thread_sanitizer(tmp_path, monkeypatch):
     assert "data race" in race.stderr
 
 
-@pytest.mark.parametrize("sanitizers", ["thread", "address,undefined"])
+@pytest.mark.parametrize(
+    "sanitizers", ["thread", pytest.param("address,undefined", marks=pytest.mark.long)]
+)
 def test_shared_work(tmp_path, sanitizers):
     program = tmp_path / "shared_work_test"
     flags = ["-std=c++17", "-O2", "-g", "-pthread", f"-fsanitize={sanitizers}"]

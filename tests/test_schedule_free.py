@@ -313,7 +313,9 @@ class TestTrainOnBatch:
 
 @pytest.mark.once
 class TestCallbacks:
-    @pytest.mark.parametrize(("make", "save_freq"), [(sgd, "epoch"), (adamw, 2)])
+    @pytest.mark.parametrize(
+        ("make", "save_freq"), [pytest.param(sgd, "epoch", marks=pytest.mark.long), (adamw, 2)]
+    )
     def test_checkpoint_of_model(self, make, tmp_path, save_freq):
         path = str(tmp_path / "model.keras")
         check = keras.callbacks.ModelCheckpoint(path, save_freq=save_freq)
@@ -325,7 +327,9 @@ class TestCallbacks:
         fit(loaded)
         assert_close(state(loaded), uninterrupted(make, 4), **TOLERANCE)
 
-    @pytest.mark.parametrize(("make", "save_freq"), [(sgd, "epoch"), (adamw, 2)])
+    @pytest.mark.parametrize(
+        ("make", "save_freq"), [pytest.param(sgd, "epoch", marks=pytest.mark.long), (adamw, 2)]
+    )
     def test_checkpoint_of_weights(self, make, tmp_path, save_freq):
         path = str(tmp_path / "{epoch}.weights.h5")
         check = keras.callbacks.ModelCheckpoint(path, save_freq=save_freq, save_weights_only=True)
@@ -432,7 +436,7 @@ class TestCallbacksArgument:
     def count(callback_list):
         return sum(isinstance(c, tf_optim_ext.AveragedWeights) for c in callback_list.callbacks)
 
-    @pytest.mark.parametrize("explicit", [False, True])
+    @pytest.mark.parametrize("explicit", [False, pytest.param(True, marks=pytest.mark.long)])
     def test_callback_list(self, explicit):
         model, record = make_model(sgd()), Record()
         given = [tf_optim_ext.AveragedWeights(), record] if explicit else [record]

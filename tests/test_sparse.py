@@ -315,7 +315,7 @@ class TestAround:
         np.testing.assert_allclose(variable, -dense * limit / np.linalg.norm(dense), rtol=1e-5)
 
     @pytest.mark.parametrize("kind", conftest.shortened(("keras", "tf"), ("keras",)))
-    @modes_and("sparse", KINDS, ("catch_up",))
+    @modes_and("sparse", KINDS, ("exact",))
     def test_several_tables_between_dense_variables(self, sparse, mode, kind):
         # Each gets what it gets alone.
         rng = np.random.default_rng(5)
