@@ -103,7 +103,7 @@ def pytest_collection_modifyitems(config, items):
 
     The arguments of that mark are the routes on which all optimizers are tested; default: any.
     The mark `few` leaves fewer than `REPRESENTATIVE`; its arguments are their names, if others than
-    `FEW`.
+    `FEW`. Routes under XLA are for `FEW`.
     """
     _mark_long(items)
     _mark_once(items)
@@ -131,7 +131,12 @@ def _mark_long(items):
         entry = params.get("entry") or registry.BY_NAME.get(params.get("entry_name"))
         few = item.get_closest_marker("few")
         short = (few.args or registry.FEW) if few else registry.REPRESENTATIVE
-        if entry is None or entry.name in short:
+        if entry is None:
+            continue
+        if entry.name in short:
+            # Each case takes up to seconds to compile.
+            if str(params.get("route")).endswith("xla") and entry.name not in registry.FEW:
+                item.add_marker(pytest.mark.long)
             continue
         family = item.get_closest_marker("family")
         if family is None or (family.args and params["route"] not in family.args):

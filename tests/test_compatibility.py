@@ -438,6 +438,7 @@ def assert_same_training(model, expected):
 
 @pytest.mark.once
 class TestCallbacks:
+    @pytest.mark.long  # see `test_keras.py`
     def test_learning_rate_scheduler(self, kind):
         schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
         model = fit_eagerly(kind.make(learning_rate=0.5), callbacks=[schedule])
@@ -447,6 +448,7 @@ class TestCallbacks:
             fit_eagerly(optimizer, expected, epochs=1)
         assert_same_training(model, expected)
 
+    @pytest.mark.long  # see `test_keras.py`
     def test_reduce_on_plateau(self, kind):
         reduce = keras.callbacks.ReduceLROnPlateau("loss", 0.1, patience=1, min_delta=1e9)
         model = fit_eagerly(kind.make(learning_rate=0.5), epochs=3, callbacks=[reduce])
@@ -467,6 +469,7 @@ class TestCallbacks:
         assert int(resumed.optimizer.iterations) == 16
         assert_same_training(resumed, fit_eagerly(kind.make(), epochs=4))
 
+    @pytest.mark.long  # see `test_keras.py`
     def test_checkpoint_of_models(self, kind, tmp_path):
         path = str(tmp_path / "{epoch}.keras")
         save = keras.callbacks.ModelCheckpoint(path)

@@ -318,8 +318,19 @@ class TestSwitching:
         step()
         assert int(optimizer.iterations) == 4
 
-    @pytest.mark.parametrize("mode", ["function", "xla", "portable function", "portable xla"])
-    @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}], ids=str)
+    @pytest.mark.parametrize(
+        ("mode", "options"),
+        [
+            pytest.param(
+                mode,
+                options,
+                id=f"{mode}-{options}",
+                marks=pytest.mark.long if options and mode.endswith("xla") else (),
+            )
+            for mode in ("function", "xla", "portable function", "portable xla")
+            for options in ({}, {"gradient_accumulation_steps": 2})
+        ],
+    )
     def test_no_step_of_a_traced_function(self, make, mode, options):
         """Whichever weights the variables held when it was traced."""
         optimizer, variables = make(**options), make_variables("tf")
@@ -395,7 +406,7 @@ class TestSwitching:
         assert not same(arrays(model.variables), x)
         optimizer.apply([tf.zeros_like(v) for v in model.trainable_variables])
 
-    @pytest.mark.parametrize("averaged", [False, True])
+    @pytest.mark.parametrize("averaged", [False, pytest.param(True, marks=pytest.mark.long)])
     def test_evaluation_of_a_checkpoint_that_waits(self, make, averaged, tmp_path):
         trained = fitted(make())
         x = arrays(trained.variables)
