@@ -69,7 +69,7 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="of N long tests with parameters, run one",
+        help="of N long tests, run one; those without parameters ten times as often",
     )
     parser.addoption(
         "--part",
@@ -102,15 +102,16 @@ def pytest_collection_modifyitems(config, items):
     """Makes tests of most optimizers long ones, unless they are marked `family`.
 
     The arguments of that mark are the routes on which all optimizers are tested; default: any.
+    The mark `few` leaves fewer than `REPRESENTATIVE`; its arguments are their names, if others than
+    `FEW`. Routes under XLA are for `FEW`.
     """
     _mark_long(items)
+    _mark_once(items)
     count, part = config.getoption("--one-of"), config.getoption("--part")
     left_out = [
         item
         for item in items
-        if hasattr(item, "callspec")
-        and item.get_closest_marker("long")
-        and (zlib.crc32(item.nodeid.encode()) - part) % count
+        if item.get_closest_marker("long") and not _is_in_part(item, count, part)
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -118,15 +119,36 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in without]
 
 
+def _is_in_part(item, count, part):
+    if not hasattr(item, "callspec"):  # the only one of its kind
+        count = max(1, count // 10)
+    return (zlib.crc32(item.nodeid.encode()) - part) % count == 0
+
+
 def _mark_long(items):
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         entry = params.get("entry") or registry.BY_NAME.get(params.get("entry_name"))
-        if entry is None or entry.name in registry.REPRESENTATIVE:
+        few = item.get_closest_marker("few")
+        short = (few.args or registry.FEW) if few else registry.REPRESENTATIVE
+        if entry is None:
+            continue
+        if entry.name in short:
+            # Each case takes up to seconds to compile.
+            if str(params.get("route")).endswith("xla") and entry.name not in registry.FEW:
+                item.add_marker(pytest.mark.long)
             continue
         family = item.get_closest_marker("family")
         if family is None or (family.args and params["route"] not in family.args):
             item.add_marker(pytest.mark.long)
+
+
+def _mark_once(items):
+    """The TensorFlow route under XLA is the same with the native library and without."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if params.get("route") == "xla" or params.get("mode") == "portable xla":
+            item.add_marker(pytest.mark.once)
 
 
 def shortened(names, short):

@@ -3,11 +3,8 @@
 import functools
 import inspect
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -15,9 +12,9 @@ import pytest
 import references
 import registry
 import tensorflow as tf
-from common import PACKAGE, arrays, assert_close, make_gradients, make_variables, unchanged
+from common import arrays, assert_close, make_gradients, make_variables, unchanged
 from generation import keras, only_keras_3
-from modes import dense, fit, modes, wrapped
+from modes import MODES, dense, fit, wrapped
 from references import addons
 
 import tf_optim_ext
@@ -168,8 +165,19 @@ def _pass(_):
 class TestSelection:
     """`exclude_from_weight_decay` and `decay_var_list`."""
 
-    @by_selective
-    @modes
+    @pytest.mark.parametrize(
+        ("name", "mode"),
+        [
+            # Each call is traced, and compiled under XLA, anew.
+            pytest.param(
+                name,
+                mode,
+                marks=pytest.mark.long if mode.endswith("xla") and name != "SGDW-nesterov" else (),
+            )
+            for name in SELECTIVE
+            for mode in MODES
+        ],
+    )
     def test_precedence(self, name, mode):
         """What a call selects is decayed, excluded or not; the next call selects anew."""
         optimizer = make(name, exclude_from_weight_decay=["bias"])
@@ -239,22 +247,6 @@ class TestSelection:
             found = keras.models.load_model(tmp_path / f"model.{how}").optimizer
         assert type(found) is cls
         assert found.get_config() == optimizer.get_config()
-
-    @only_keras_3("is loaded elsewhere by another program")
-    def test_extended_ones_are_loaded_elsewhere(self, tmp_path):
-        """By a process that has not made the class."""
-        optimizer = ADAMW(keras.optimizers.schedules.ExponentialDecay(DECAY, 10, 0.9), RATE)
-        path = tmp_path / "optimizer.json"
-        path.write_text(json.dumps(keras.optimizers.serialize(optimizer)))
-        code = (
-            "import json, keras, tf_optim_ext\n"
-            f"config = json.load(open({str(path)!r}))\n"
-            "print(json.dumps(keras.optimizers.deserialize(config).get_config()))"
-        )
-        environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
-        command = [sys.executable, "-c", code]
-        text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        assert json.loads(text.stdout) == json.loads(json.dumps(optimizer.get_config()))
 
     def test_an_extended_one_of_an_unknown_class(self):
         class Unknown(tf_optim_ext.SGD):
@@ -342,6 +334,7 @@ class TestSelection:
             optimizer.apply_gradients(pairs, decay_var_list=wrong)
 
 
+@pytest.mark.once
 class TestConstructors:
     @pytest.mark.parametrize("name", ARGUMENTS)
     def test_names_order_and_defaults(self, name):

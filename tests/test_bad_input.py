@@ -198,6 +198,7 @@ class TestOtherCalls:
     def test_shape_known_only_when_the_graph_runs(self, portable, options):
         self.check_late_shape(ADAM, portable, options)
 
+    @pytest.mark.few
     def test_shape_known_only_when_the_graph_runs_for_every_optimizer(self, entry):
         self.check_late_shape(entry, portable=True, options={})
 
@@ -297,6 +298,7 @@ def mistakes(pairs):
     yield [*rest, (bad_row, variable)], ValueError
 
 
+@pytest.mark.few("NovoGrad", "Prodigy")
 @pytest.mark.parametrize("entry_name", registry.BY_NAME)
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(data=st.data())

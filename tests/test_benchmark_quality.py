@@ -23,6 +23,8 @@ from benchmarks import quality_tasks as tasks
 from benchmarks import quality_training as training
 from benchmarks import results as kept
 
+pytestmark = pytest.mark.once
+
 PROTOCOL = quality.Protocol(3, 1, (1, 2), (11, 12, 13), 4)
 STEPS = 24
 
@@ -115,7 +117,9 @@ def test_our_adamw_and_that_of_keras_have_the_same_curve(course):
     assert ours.curve[-1] < 0.97 * ours.curve[0]
 
 
-@pytest.mark.parametrize("name", ["Prodigy", "ScheduleFreeAdamW", "keras.Nadam"])
+@pytest.mark.parametrize(
+    "name", ["Prodigy", "ScheduleFreeAdamW", pytest.param("keras.Nadam", marks=pytest.mark.long)]
+)
 def test_a_run_does_not_depend_on_those_before(course, name):
     used = trainer(course, name)
     used.run(0.5, 3)

@@ -35,6 +35,8 @@ from benchmarks import (
 from benchmarks.options import Options
 from benchmarks.peers import PEERS, server
 
+pytestmark = pytest.mark.once
+
 SLOW = {"ours": 0.001, "keras": 0.004}
 
 

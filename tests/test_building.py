@@ -25,7 +25,6 @@ def round_trip(optimizer, other, variables):
 class TestAgain:
     """`optimizer.built = False; optimizer.build(variables)`, as the web advises."""
 
-    @pytest.mark.family
     def test_same_variables(self, entry):
         optimizer, variables = entry.make(), make_variables()
         train(optimizer, variables)
@@ -36,7 +35,6 @@ class TestAgain:
         assert same(optimizer.get_weights(), before)
         round_trip(optimizer, entry.make(), variables)
 
-    @pytest.mark.family
     def test_other_variables(self, entry):
         """Those that stay keep their state, the others' is dropped."""
         optimizer, variables = entry.make(**OPTIONS), make_variables()
@@ -86,7 +84,6 @@ class TestAgain:
 
 
 class TestForNothing:
-    @pytest.mark.family
     def test_no_variables(self, entry):
         optimizer, variables = entry.make(), make_variables()
         optimizer.build([])
@@ -106,7 +103,6 @@ def integers(kind):
 class TestVariablesThatAreNotUpdated:
     """Skipped with the usual warning if their gradient is None; otherwise an error names them."""
 
-    @pytest.mark.family
     @pytest.mark.parametrize("kind", ["tf", "keras"])
     def test_integers_without_gradient(self, entry, kind):
         optimizer, variables = entry.make(**OPTIONS), make_variables(kind)

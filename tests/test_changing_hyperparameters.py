@@ -112,9 +112,11 @@ def check_change(entry, form, mode, **options):
 
 
 class TestEveryOptimizer:
+    @pytest.mark.few
     def test_numbers_that_are_set_act_in_a_traced_function(self, entry):
         check_change(entry, "set", "function")
 
+    @pytest.mark.few
     @pytest.mark.parametrize(("form", "mode"), PAIRS)
     def test_every_form_in_every_mode(self, entry, form, mode):
         check_change(entry, form, mode)
@@ -145,7 +147,6 @@ class TestEveryOptimizer:
                     setattr(optimizer, name, value)
                 assert getattr(optimizer, name) is before
 
-    @pytest.mark.family
     def test_configuration_of_every_form(self, entry):
         after = changed_arguments(entry)
         for form in ("tf variable", "keras variable", "schedule"):

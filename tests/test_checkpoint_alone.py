@@ -9,6 +9,8 @@ from generation import FIRST_SLOT, keras
 
 import tf_optim_ext
 
+pytestmark = pytest.mark.once
+
 ADAM = registry.BY_NAME["Adam"]
 OPTIONS = {"use_ema": True, "gradient_accumulation_steps": 2}
 WHEN = ("before build", "after build", "after steps")
@@ -43,10 +45,10 @@ def check_restore(entry, when, kind, folder, **options):
 
 
 class TestRestore:
-    @pytest.mark.family
     def test_every_optimizer(self, entry, tmp_path):
         check_restore(entry, "before build", "keras", tmp_path)
 
+    @pytest.mark.few("NovoGrad", "Prodigy")
     @pytest.mark.parametrize("when", WHEN)
     def test_at_any_time(self, entry, when, tmp_path):
         check_restore(entry, when, "tf", tmp_path)

@@ -10,6 +10,7 @@ import functools
 import pathlib
 import re
 
+import conftest
 import numpy as np
 import pytest
 import registry
@@ -56,6 +57,7 @@ class TestXla:
             "native step": "equal"
         }
 
+    @pytest.mark.few
     def test_nested_cond_and_while_loop(self, entry):
         # Only the outermost function asks for XLA.
         optimizer, variables = entry.make(), make_variables("tf", SHAPES[:2])
@@ -117,6 +119,7 @@ def with_two_replicas(is_representative):
     return outcomes_of("compatibility/two_replicas.py", *entries)
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("check", two_replicas.CHECKS)
 def test_two_replicas(entry, check):
     found = with_two_replicas(entry.name in registry.REPRESENTATIVE)
@@ -158,6 +161,7 @@ def policies(*names):
 
 
 class TestMixedPrecision:
+    @pytest.mark.few
     @policies("bfloat16")
     def test_bfloat16(self, entry, policy):
         self.check_bfloat16(entry, policy)
@@ -166,6 +170,7 @@ class TestMixedPrecision:
     def test_mixed_bfloat16(self, policy):
         self.check_bfloat16(ADAM, policy)
 
+    @pytest.mark.few
     @policies("bfloat16", "mixed_bfloat16")
     def test_bfloat16_to_the_bit(self, entry, policy):
         self.check_same_steps(entry)
@@ -205,10 +210,12 @@ class TestMixedPrecision:
         assert same(alone.get_weights(), optimizer.get_weights())
         assert same(arrays(model.trainable_variables), arrays(expected.trainable_variables))
 
+    @pytest.mark.few
     @policies("mixed_float16")
     def test_skipped_step_in_fit_leaves_everything(self, entry, policy):
         self.check_skipping(entry, run_eagerly=True)
 
+    @pytest.mark.few
     @policies("mixed_float16")
     def test_skipped_step_in_a_function(self, entry, policy):
         self.check_skipping(entry)
@@ -243,6 +250,7 @@ class TestMixedPrecision:
         assert same(arrays(model.trainable_variables), arrays(expected.trainable_variables))
         assert same(optimizer.get_weights(), optimizers[1].get_weights())
 
+    @pytest.mark.few
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_gradients_are_not_cast(self, entry, dtype, native_only):
         # The op reads them as they are, also for float32 weights: there is no sweep before it.
@@ -285,6 +293,7 @@ def is_update(op, gradient):
 
 @has_multi_optimizer
 class TestMultiOptimizer:
+    @pytest.mark.few
     def test_one_op_for_each_part(self, entry, native_only):
         variables = make_variables()
         for_others, for_kernel = SGD.make(), entry.make()
@@ -350,6 +359,7 @@ class TestFit:
         fit(ADAM.make(), model)
         assert not any(same([a], [b]) for a, b in zip(arrays(model.trainable_variables), before))
 
+    @pytest.mark.few
     def test_frozen_between_fits(self, entry):
         # Compiling again makes it so; the optimizer may be the same, and keeps its state.
         optimizer, once = entry.make(), {"epochs": 1, "run_eagerly": True}
@@ -407,14 +417,10 @@ class Interruption(keras.callbacks.Callback):
             raise RuntimeError("interrupted")
 
 
-# Without slots, with slots, with numbers for all variables, and with averaged weights.
+# Without slots, with slots, with numbers for all variables, and with averaged weights, which have
+# tests with callbacks of their own.
 @pytest.fixture(
-    params=[
-        pytest.param("SGD", marks=pytest.mark.long),
-        "AdamW",
-        pytest.param("Prodigy", marks=pytest.mark.long),
-        "ScheduleFreeAdamW",
-    ]
+    params=conftest.shortened(("SGD", "AdamW", "Prodigy", "ScheduleFreeAdamW"), ("AdamW",))
 )
 def kind(request):
     return registry.BY_NAME[request.param]
@@ -430,7 +436,9 @@ def assert_same_training(model, expected):
     assert_close(model.optimizer.variables, expected.optimizer.variables, **TOLERANCE)
 
 
+@pytest.mark.once
 class TestCallbacks:
+    @pytest.mark.long  # see `test_keras.py`
     def test_learning_rate_scheduler(self, kind):
         schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
         model = fit_eagerly(kind.make(learning_rate=0.5), callbacks=[schedule])
@@ -440,6 +448,7 @@ class TestCallbacks:
             fit_eagerly(optimizer, expected, epochs=1)
         assert_same_training(model, expected)
 
+    @pytest.mark.long  # see `test_keras.py`
     def test_reduce_on_plateau(self, kind):
         reduce = keras.callbacks.ReduceLROnPlateau("loss", 0.1, patience=1, min_delta=1e9)
         model = fit_eagerly(kind.make(learning_rate=0.5), epochs=3, callbacks=[reduce])
@@ -460,6 +469,7 @@ class TestCallbacks:
         assert int(resumed.optimizer.iterations) == 16
         assert_same_training(resumed, fit_eagerly(kind.make(), epochs=4))
 
+    @pytest.mark.long  # see `test_keras.py`
     def test_checkpoint_of_models(self, kind, tmp_path):
         path = str(tmp_path / "{epoch}.keras")
         save = keras.callbacks.ModelCheckpoint(path)
@@ -541,6 +551,7 @@ def export_archive(model, path):
 
 
 class TestExport:
+    @pytest.mark.once
     @pytest.mark.parametrize("write", [save_model, export, export_archive])
     def test_inference(self, write, tmp_path):
         self.check_inference(ADAM, write, tmp_path)
@@ -622,6 +633,7 @@ class OnDevice(tf.Module):
 
 
 # The interpreter of this TensorFlow announces its successor.
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 class TestTFLite:
     @staticmethod
@@ -681,6 +693,7 @@ def in_threads(work, count=4, seconds=120):
 class TestThreads:
     STEPS = 10
 
+    @pytest.mark.few
     @pytest.mark.parametrize("wrap", [lambda f: f, tf.function], ids=["eager", "function"])
     def test_one_optimizer(self, entry, wrap, native_only):
         # All elements start equal and have equal gradients: a torn step would tell them apart.
@@ -724,6 +737,7 @@ class TestThreads:
         expected[5] -= 0.5 * count
         np.testing.assert_array_equal(variable, expected)
 
+    @pytest.mark.few
     def test_two_optimizers_take_turns(self, entry):
         results = []
         for wrap in (lambda f: f, tf.function):

@@ -55,6 +55,7 @@ def intervals_of(cls):
     return {**cls.declaration().intervals, "learning_rate": "[0, inf)"}
 
 
+@pytest.mark.once
 class TestHyperparameters:
     @pytest.mark.family
     def test_out_of_range(self, entry):
@@ -267,6 +268,7 @@ class TestLearningRate:
         train(optimizer, variables, first=3)
 
 
+@pytest.mark.once
 class TestSignature:
     @has_twin
     def test_is_that_of_keras(self, entry):
@@ -308,6 +310,7 @@ class TestSignature:
         assert "kwargs" not in wide
 
 
+@pytest.mark.once
 class TestConfig:
     @pytest.mark.parametrize("clipping", CLIPPING, ids=lambda c: next(iter(c)))
     @pytest.mark.parametrize(
@@ -636,6 +639,7 @@ class TestSubclass:
         ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("entry_name", registry.BY_NAME)
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())

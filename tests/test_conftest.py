@@ -6,10 +6,13 @@ import shutil
 import subprocess
 import sys
 
+import conftest
 import pytest
 from common import PACKAGE
 
 import tf_optim_ext
+
+pytestmark = pytest.mark.once
 
 ROOT = pathlib.Path(__file__).parent.parent
 WANTED = "TF_OPTIM_EXT_TEST_WANTED"
@@ -45,13 +48,22 @@ def first_line(command, wanted, path, *options):
     return run.stdout.splitlines()[0]
 
 
+@pytest.mark.parametrize("is_named", [False, True], ids=["not named", "named by PYTHONPATH"])
+def test_the_installed_one_goes_before_the_checkout(is_named, installed, monkeypatch):
+    """As in the tests below, without processes."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT)] * is_named))
+    monkeypatch.setattr(sys, "path", [str(ROOT), str(installed)])
+    conftest._prefer_what_is_installed()
+    assert sys.path == [*[str(ROOT)] * is_named, str(installed)]
+    monkeypatch.setattr(sys, "path", [str(ROOT)])
+    conftest._prefer_what_is_installed()
+    assert sys.path == [str(ROOT)], "nothing else is installed"
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("command", "workers"),
-    [
-        (["-m", "pytest"], 0),
-        pytest.param(["-m", "pytest"], 2, marks=pytest.mark.long),
-        pytest.param(["-c", PYTEST], 0, marks=pytest.mark.long),
-    ],
+    [(["-m", "pytest"], 0), (["-m", "pytest"], 2), (["-c", PYTEST], 0)],
     ids=["python -m pytest", "python -m pytest, two processes", "pytest"],
 )
 def test_what_is_installed_is_tested(command, workers, installed):

@@ -13,6 +13,7 @@ import pytest
 import registry
 import tensorflow as tf
 from common import (
+    KINDS,
     SHAPES,
     arrays,
     assert_close,
@@ -535,8 +536,17 @@ class TestMinimize:
 
     FORMS = ["callable", "tuple", "tape", "callable_and_tape", "callable_list"]
 
-    @both_kinds
-    @pytest.mark.parametrize("in_function", [False, True], ids=["eager", "function"])
+    @pytest.mark.parametrize(
+        ("kind", "in_function"),
+        [
+            pytest.param(kind, in_function, id=f"{kind}-{mode}", marks=marks)
+            for kind in KINDS
+            for in_function, mode, marks in (
+                (False, "eager", ()),
+                (True, "function", pytest.mark.long if kind != KINDS[0] else ()),
+            )
+        ],
+    )
     @pytest.mark.parametrize("form", FORMS)
     def test_all_forms_agree(self, form, kind, in_function):
         results = []

@@ -11,6 +11,7 @@ import registry
 import tensorflow as tf
 from common import (
     CLIPPING,
+    KINDS,
     arrays,
     assert_close,
     both_kinds,
@@ -134,6 +135,7 @@ class TestSparse:
     def test_index_out_of_range_in_a_function(self, portable, options):
         self.check_late_index(ADAM, portable, options)
 
+    @pytest.mark.few
     def test_index_out_of_range_in_a_function_for_every_optimizer(self, entry):
         self.check_late_index(entry, portable=True, options={})
 
@@ -219,8 +221,14 @@ class TestSymbolicGradients:
     def loss(variables):
         return sum(tf.reduce_sum(tf.square(1.0 * v)) for v in variables)
 
-    @both_kinds
-    @pytest.mark.parametrize("clipping", [{}, *CLIPPING])
+    @pytest.mark.parametrize(
+        ("kind", "clipping"),
+        [
+            pytest.param(kind, c, marks=pytest.mark.long if c and kind != "tf" else ())
+            for kind in KINDS
+            for c in ({}, *CLIPPING)
+        ],
+    )
     def test_get_gradients(self, kind, clipping):
         optimizer, variables = ADAM.make(**clipping), make_variables(kind)
 
@@ -251,6 +259,7 @@ class TestSymbolicGradients:
         optimizer.minimize(loss, [variable])
         assert_close([start - variable.numpy()], expected)
 
+    @pytest.mark.few
     def test_get_updates(self, entry):
         self.check_updates(entry, "tf")
 

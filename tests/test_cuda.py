@@ -493,9 +493,18 @@ def nvcc(source, architecture, folder):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.once
 class TestCompilers:
-    @pytest.mark.parametrize("table_bytes", [lowering.SMALL_TABLES, lowering.LARGE_TABLES])
-    @pytest.mark.parametrize("converts", [False, True])
+    @pytest.mark.parametrize(
+        ("converts", "table_bytes"),
+        [
+            # With conversions, it takes more of them.
+            (True, lowering.LARGE_TABLES),
+            pytest.param(True, lowering.SMALL_TABLES, marks=pytest.mark.long),
+            pytest.param(False, lowering.LARGE_TABLES, marks=pytest.mark.long),
+            pytest.param(False, lowering.SMALL_TABLES, marks=pytest.mark.long),
+        ],
+    )
     def test_no_registers_are_spilled(self, converts, table_bytes, tmp_path):
         for program in OPTIMIZERS:
             source = lowering.emit(program, lowering.Form(converts, table_bytes))
@@ -528,6 +537,7 @@ class _Compiler:
         return f"code of {source} for {architecture}".encode()
 
 
+@pytest.mark.once
 class TestCache:
     @pytest.fixture
     def compiler(self, monkeypatch, tmp_path):

@@ -28,6 +28,7 @@ def blocks_of(text):
 BLOCKS = blocks_of(README)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("block", [*BLOCKS, *blocks_of("".join(GUIDES))], ids=lambda _: "")
 def test_examples_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -68,6 +69,7 @@ def test_no_two_files_differ_only_in_case():
     assert sorted(path for path in paths if count[path.lower()] > 1) == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("cls", optimizers.ALL, ids=lambda cls: cls.__name__)
 def test_docstring_examples(cls):
     module = __import__(cls.__module__, fromlist=["_"])

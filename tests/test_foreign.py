@@ -63,6 +63,7 @@ def test_addons(modules):
     check(known_addons.SUITE, modules)
 
 
+@pytest.mark.once
 class TestLists:
     @pytest.mark.parametrize("name", SUITES)
     def test_say_why(self, name):

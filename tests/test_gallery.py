@@ -6,6 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("matplotlib", reason="the gallery needs the extra `bench`")
 
 SCRIPT = pathlib.Path(__file__).parent.parent / "docs" / "gallery.py"

@@ -64,6 +64,7 @@ def trained(
 
 
 class TestCompiledStep:
+    @pytest.mark.few("Prodigy")
     @EAGERLY_OR_NOT
     def test_equals_the_native_one(self, entry, graph, pretended, monkeypatch):
         actual, route = trained(entry.make, graph)

@@ -107,6 +107,7 @@ def eager_values(make, steps=3, kind="tf", shapes=SHAPES):
 
 
 class TestTrajectory:
+    @pytest.mark.few
     def test_is_the_eager_one(self, entry):
         in_graph = InGraph(entry.make)
         in_graph.train()
@@ -114,8 +115,20 @@ class TestTrajectory:
         assert str(in_graph.optimizer.route) == route_of_dense()
 
     @pytest.mark.parametrize("call", CALLS)
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("build", [False, True], ids=["unbuilt", "built"])
+    @pytest.mark.parametrize(
+        ("build", "kind"),
+        [
+            # By default two of them, with both kinds.
+            pytest.param(
+                build,
+                kind,
+                marks=pytest.mark.long if len(KINDS) > 1 and build == (kind == "tf") else (),
+                id=f"{'built' if build else 'unbuilt'}-{kind}",
+            )
+            for build in (False, True)
+            for kind in KINDS
+        ],
+    )
     def test_of_every_call(self, call, kind, build):
         in_graph = InGraph(ADAM.make, kind, call, build)
         in_graph.train()
@@ -123,6 +136,7 @@ class TestTrajectory:
         if call in ("apply_gradients", "minimize"):
             assert isinstance(in_graph.update, tf.Operation)
 
+    @pytest.mark.few
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
     def test_with_options(self, entry, options):
         def make():
@@ -135,6 +149,7 @@ class TestTrajectory:
         # Norms may be added up in another order.
         assert_close(in_graph.values(), eager_values(make, 5), rtol=1e-6)
 
+    @pytest.mark.few
     def test_on_the_tensorflow_route(self, entry):
         in_graph = portable(InGraph)(entry.make)
         in_graph.train()
@@ -193,6 +208,7 @@ class TestGraph:
             waiting.extend(o for o in inputs if o not in seen)
         assert not [o.name for o in seen if o.type.startswith("Assign")]
 
+    @pytest.mark.few("NovoGrad", "Prodigy")
     @only_keras_3("has the learning rate elsewhere")
     def test_global_variables_initializer(self, entry):
         in_graph = InGraph(entry.make)
@@ -207,6 +223,7 @@ class TestGraph:
         again = InGraph(entry.make)
         assert_same(again.values(), fresh)
 
+    @pytest.mark.few("NovoGrad", "Prodigy")
     @pytest.mark.parametrize("of", ["all", pytest.param("optimizer", marks=pytest.mark.long)])
     def test_saver(self, entry, of, tmp_path):
         def make():
@@ -270,6 +287,7 @@ class TestGraph:
             # Of steps of 0.5, 0.5 + 0.25 * 0.5 and 0.5 + 0.5 * 0.625.
             assert session.run(weight) == -0.9375
 
+    @pytest.mark.few
     def test_two_optimizers(self, entry):
         """Of two variables each, and of the same ones by turns."""
         with tf.Graph().as_default(), v1.Session() as session:

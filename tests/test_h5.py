@@ -21,7 +21,10 @@ OPTIONS = [
     {"weight_decay": 0.1, "clipnorm": 0.5},
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
+]
 
 
 @keras.saving.register_keras_serializable("test_h5")
@@ -85,6 +88,7 @@ def check_continues(loaded, model, steps=3):
     assert int(loaded.optimizer._iterations.numpy()) == steps + 2
 
 
+@pytest.mark.few("NovoGrad", "Prodigy")
 def test_training_goes_on(entry, tmp_path):
     model = trained(entry.make())
     check_continues(saved_and_loaded(model, tmp_path / "model.h5"), model)
@@ -96,6 +100,7 @@ def test_with_more_options(entry, options, tmp_path):
     check_options(entry, options, tmp_path)
 
 
+@pytest.mark.few("NovoGrad", "Prodigy")
 @pytest.mark.parametrize("options", OPTIONS[:1], ids=str)
 def test_with_options(entry, options, tmp_path):
     check_options(entry, options, tmp_path)

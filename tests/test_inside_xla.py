@@ -45,7 +45,6 @@ def check_equal(make, **arguments):
 
 
 class TestSameBits:
-    @pytest.mark.family
     def test_every_optimizer(self, entry):
         if entry.arguments.get("ord") == "nuclear":
             pytest.skip("what is composed of TensorFlow's ops may differ in the last digits")

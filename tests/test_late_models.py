@@ -15,7 +15,7 @@ from generation import keras, only_keras_3
 
 # Two have slots that start as NaN, one of them numbers of all variables, one neither.
 NAMES = ("ScheduleFreeAdamW", "Prodigy", "AdamW")
-KINDS = pytest.mark.parametrize("name", NAMES)
+KINDS = pytest.mark.parametrize("name", conftest.shortened(NAMES, ["Prodigy"]))
 X = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=(8, 1)).astype(np.float32)
 
@@ -104,10 +104,12 @@ def check(make, optimizer_of, **arguments):
     assert all(np.all(np.isfinite(value)) for value in state(late))
 
 
+@pytest.mark.few("NovoGrad", "Prodigy", "ScheduleFreeAdamW")
 def test_every_optimizer(entry):
     check(sequential, entry.make)
 
 
+@pytest.mark.few("Prodigy")
 def test_inside_xla(entry):
     check(sequential, entry.make, jit_compile=True)
 
@@ -120,6 +122,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.few("Prodigy")
 @pytest.mark.parametrize(
     "name", ["both", *(pytest.param(n, marks=pytest.mark.long) for n in OPTIONS if n != "both")]
 )
@@ -127,16 +130,14 @@ def test_options(entry, name):
     check(sequential, lambda: entry.make(**OPTIONS[name]))
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW-amsgrad", "Adagrad"])
+@pytest.mark.parametrize("name", conftest.shortened(["Adam", "AdamW-amsgrad", "Adagrad"], ["Adam"]))
 def test_row_wise(name):
     check(sequential, lambda: registry.BY_NAME[name].make(row_wise=True))
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    "name",
-    ["Prodigy", *(pytest.param(n, marks=pytest.mark.long) for n in ("ScheduleFreeAdamW", "AdamW"))],
-)
+# `test_usage.py` has the other ways, too.
+@pytest.mark.parametrize("way", conftest.shortened(WAYS, ("layers in call", "own train_step")))
+@KINDS
 def test_ways(name, way):
     check(WAYS[way], registry.BY_NAME[name].make)
 
@@ -161,7 +162,7 @@ def test_embedding(sparse):
 
 
 @pytest.mark.parametrize("name", conftest.shortened(NAMES, ["ScheduleFreeAdamW"]))
-@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize("built", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_saved_and_resumed(name, built, tmp_path):
     entry = registry.BY_NAME[name]
     uninterrupted = fitted(sequential, entry.make(), built=True, epochs=3)

@@ -13,6 +13,8 @@ import tensorflow as tf
 import tf_optim_ext
 from tf_optim_ext import _keras
 
+pytestmark = pytest.mark.once
+
 PACKAGE = pathlib.Path(tf_optim_ext.__file__).parent
 HOME_OF_PRIVATE_NAMES = PACKAGE / "_keras"
 ALL_SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -131,10 +131,9 @@ def of_entry(entry, route, shapes):
     return optimizer, trajectory(optimizer, route, weights, gradients, entry.slots)
 
 
-@functools.cache
-def on_tensorflow_route(name, shapes):
-    """What `of_entry` gives on the route "tensorflow"."""
-    return of_entry(registry.BY_NAME[name], conftest.Route("tensorflow"), shapes)
+def shapes_for(route):
+    """Fewer are compiled sooner; the gradient of one of them is not zero at first."""
+    return SHAPES[-4:-1] if route.name.endswith("xla") else SHAPES
 
 
 def in_numpy(optimizer, weights, gradients):
@@ -168,20 +167,26 @@ def in_numpy(optimizer, weights, gradients):
 
 
 class TestFloat32:
-    @pytest.mark.family("tensorflow", conftest.BEST)
+    @pytest.mark.family(conftest.BEST)
     def test_every_step_equals_the_reference(self, entry, route):
-        # Fewer are compiled sooner; the gradient of one of them is not zero at first.
-        shapes = SHAPES[-4:-1] if route.name.endswith("xla") else SHAPES
-        on_tensorflow = on_tensorflow_route(entry.name, shapes)
-        is_another = route.name != "tensorflow"
-        optimizer, found = of_entry(entry, route, shapes) if is_another else on_tensorflow
+        shapes = shapes_for(route)
+        optimizer, found = of_entry(entry, route, shapes)
         assert str(optimizer.route) == route.expected
-        wanted, of_tensorflow = expected(entry.name, shapes), on_tensorflow[1]
-        for shape, values, steps, others in zip(shapes, found, wanted, of_tensorflow):
+        for shape, values, steps in zip(shapes, found, expected(entry.name, shapes)):
             assert set(values) == {"w", *entry.slots}
             assert_equals(values, steps, what=f"{shape}", entry=entry)
-            if not is_another:
-                continue
+
+    @pytest.mark.parametrize(
+        "route",
+        conftest.shortened([r for r in conftest.ROUTES if r != "tensorflow"], [conftest.BEST]),
+        indirect=True,
+    )
+    def test_every_step_equals_the_tensorflow_route(self, entry, route):
+        """More closely than the reference."""
+        shapes = shapes_for(route)
+        _, found = of_entry(entry, route, shapes)
+        _, of_tensorflow = of_entry(entry, conftest.Route("tensorflow"), shapes)
+        for shape, values, others in zip(shapes, found, of_tensorflow):
             steps = [(w, {s: others[s][i] for s in entry.slots}) for i, w in enumerate(others["w"])]
             assert_equals(
                 values,
@@ -242,6 +247,7 @@ class TestSpecialValues:
                 np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.once
 class TestNumPyBackend:
     @pytest.mark.family
     def test_equals_the_reference(self, entry):
@@ -264,7 +270,17 @@ OPTIONS = {
     "cautious_decay_adamw": (tf_optim_ext.AdamW, "cautious_weight_decay"),
 }
 RECORDINGS = sorted(recording.name for recording in recordings.RECORDINGS)
+# All of them are compared with their references, too: see `test_references.py`.
 FIRST_OF_A_REFERENCE = {r.reference: r.name for r in reversed(recordings.RECORDINGS)}.values()
+OF_REPRESENTATIVE = {
+    r.name
+    for r in recordings.RECORDINGS
+    if r.name in FIRST_OF_A_REFERENCE
+    and any(
+        registry.BY_NAME[name].reference is references.find(r.reference)
+        for name in registry.REPRESENTATIVE
+    )
+}
 
 
 class TestRecordings:
@@ -311,7 +327,7 @@ class TestRecordings:
         ],
         indirect=True,
     )
-    @pytest.mark.parametrize("name", RECORDINGS)
+    @pytest.mark.parametrize("name", conftest.shortened(RECORDINGS, FIRST_OF_A_REFERENCE))
     def test_float32(self, name, route):
         metadata, optimizer, weights, gradients, steps = self.load(name, np.float32)
         found = trajectory(optimizer, route, weights, gradients, steps[0][0][1])
@@ -321,13 +337,8 @@ class TestRecordings:
                 values, wanted, self.WEIGHTS, self.SLOTS, name, LOOSE.get(metadata["reference"])
             )
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            name if name in FIRST_OF_A_REFERENCE else pytest.param(name, marks=pytest.mark.long)
-            for name in RECORDINGS
-        ],
-    )
+    @pytest.mark.once
+    @pytest.mark.parametrize("name", conftest.shortened(RECORDINGS, OF_REPRESENTATIVE))
     def test_float64(self, name):
         metadata, optimizer, weights, gradients, steps = self.load(name, np.float64)
         if metadata["dtype"] != "float64":

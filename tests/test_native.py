@@ -1,6 +1,7 @@
 """The native library: bits, threads, formats, and how it is found."""
 
 import concurrent.futures
+import functools
 import json
 import os
 import pathlib
@@ -229,26 +230,32 @@ def _start(tasks, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def probes(tmp_path_factory):
-    """Results of `native_probe` in processes that start differently, all at once."""
+    """Results of `native_probe` in processes that start differently, as they are asked for."""
     copy = tmp_path_factory.mktemp("copy")
-    shutil.copytree(pathlib.Path(tf_optim_ext.__file__).parent, copy / "tf_optim_ext")
-    processes = {
-        "baseline": _start(["threads=1", "start", "digests"], copy, TF_OPTIM_EXT_NATIVE="baseline"),
-        "five threads": _start(
+    environments = {
+        "baseline": (["start"], {"TF_OPTIM_EXT_NATIVE": "baseline"}),
+        "one thread": (["threads=1", "digests"], {"TF_OPTIM_EXT_NATIVE": "baseline"}),
+        "five threads": (
             ["threads=5", "start", "digests"],
-            copy,
-            TF_OPTIM_EXT_NATIVE=f" {conftest.BEST.upper()} ",
+            {"TF_OPTIM_EXT_NATIVE": f" {conftest.BEST.upper()} "},
         ),
-        "nonsense": _start(
-            ["start", "broken"], copy, TF_OPTIM_EXT_NATIVE="nonsense", PYTHONPATH=str(copy)
+        "nonsense": (
+            ["start", "broken"],
+            {"TF_OPTIM_EXT_NATIVE": "nonsense", "PYTHONPATH": str(copy)},
         ),
     }
-    found = {}
-    for name, process in processes.items():
-        with process:
+
+    @functools.cache
+    def probe(name):
+        tasks, environment = environments[name]
+        if "broken" in tasks:
+            package = pathlib.Path(tf_optim_ext.__file__).parent
+            shutil.copytree(package, copy / "tf_optim_ext")
+        with _start(tasks, copy, **environment) as process:
             output, error = process.communicate(timeout=300)
-        found[name] = json.loads(output) if process.returncode == 0 else f"failed: {error}"
-    return found
+        return json.loads(output) if process.returncode == 0 else {"failed": error}
+
+    return probe
 
 
 @pytest.mark.usefixtures("native_only")
@@ -313,7 +320,7 @@ class TestEagerSteps:
 class TestOtherProcesses:
     @pytest.mark.long
     def test_threads_do_not_change_a_bit(self, probes, native_only):
-        one, five = probes["baseline"]["digests"], probes["five threads"]["digests"]
+        one, five = probes("one thread")["digests"], probes("five threads")["digests"]
         assert set(one) == set(conftest.POSSIBLE)
         initial = native.instruction_set()
         here = native_probe.digests()
@@ -321,17 +328,23 @@ class TestOtherProcesses:
         assert one == five == here
         assert len(set(here.values())) == 1, "instruction sets differ"
 
-    def test_instruction_set_of_the_environment(self, probes, native_only):
-        for process, name in (("baseline", "baseline"), ("five threads", conftest.BEST)):
-            found = probes[process]["start"]
-            assert found["why_not"] is None
-            assert found["instruction_set"] == name
-            assert found["route"] == f"native ({name})"
-            assert found["has"] is True
-            assert found["result"] == [0.5, 1.5]
+    @pytest.mark.parametrize(
+        ("process", "name"),
+        [
+            ("baseline", "baseline"),
+            pytest.param("five threads", conftest.BEST, marks=pytest.mark.long),
+        ],
+    )
+    def test_instruction_set_of_the_environment(self, process, name, probes, native_only):
+        found = probes(process)["start"]
+        assert found["why_not"] is None
+        assert found["instruction_set"] == name
+        assert found["route"] == f"native ({name})"
+        assert found["has"] is True
+        assert found["result"] == [0.5, 1.5]
 
     def test_unknown_instruction_set(self, probes):
-        found = probes["nonsense"]["start"]
+        found = probes("nonsense")["start"]
         reason = "TF_OPTIM_EXT_NATIVE=nonsense is unknown; allowed are off, avx512, avx2, baseline"
         assert found["why_not"] == reason
         assert found["instruction_set"] is None
@@ -340,7 +353,7 @@ class TestOtherProcesses:
         assert found["result"] == [0.5, 1.5]
 
     def test_a_library_that_does_not_fit_is_not_used(self, probes, native_only):
-        found = probes["nonsense"]["broken"]
+        found = probes("nonsense")["broken"]
         version = tf.__version__
         assert found.pop("good") is None
         assert found.pop("another patch") is None

@@ -8,7 +8,7 @@ import precision
 import pytest
 import rules
 import tensorflow as tf
-from conftest import INSTRUCTION_SETS
+from conftest import INSTRUCTION_SETS, shortened
 
 from tf_optim_ext.backends import numpy as numpy_lowering
 from tf_optim_ext.backends import scalars
@@ -27,6 +27,8 @@ from tf_optim_ext.rule import (
     sqrt,
     trace,
 )
+
+pytestmark = pytest.mark.once
 
 
 def trace_case(case):
@@ -120,6 +122,10 @@ BY_ROW = trace(
     by_row=True,
 )
 LOWERINGS = ("numpy", "tensorflow", "tensorflow float64", "xla", *INSTRUCTION_SETS)
+# Where it takes seconds to compile.
+EXCEPT_XLA = pytest.mark.parametrize(
+    "lower", shortened(LOWERINGS, [name for name in LOWERINGS if name != "xla"]), indirect=True
+)
 
 
 @pytest.fixture(scope="session")
@@ -216,6 +222,24 @@ class Native:
         self.values.update(self._run(arrays, {**h, **self._hyperparameters}))
 
 
+def lowerings_and(arguments, values, under_xla):
+    """Parameters of all lowerings; under XLA, where each is compiled, some are for long tests."""
+    return pytest.mark.parametrize(
+        ("lower", arguments),
+        [
+            pytest.param(
+                name,
+                value,
+                id=f"{name}-{value}",
+                marks=pytest.mark.long if name == "xla" and value not in under_xla else (),
+            )
+            for name in LOWERINGS
+            for value in values
+        ],
+        indirect=["lower"],
+    )
+
+
 @pytest.fixture(params=LOWERINGS)
 def lower(request):
     """Each lowering, as a function `(program, w, hyperparameters={})` that returns a runner."""
@@ -294,7 +318,7 @@ class TestOperations:
                 assert_equal(runner.values[name], expected, self.TOLERANCE, f"{name} of {x}, {y}")
 
     @pytest.mark.parametrize("half", [0, 1])
-    @pytest.mark.parametrize("pair", [(3.0, -2.5), (-1.0, 0.0)])
+    @lowerings_and("pair", [(3.0, -2.5), (-1.0, 0.0)], [(3.0, -2.5)])
     def test_of_reductions(self, lower, half, pair):
         program = OF_REDUCTIONS[half]
         x, y = (np.array([value, 1.0, -1.0]) for value in pair)
@@ -305,8 +329,8 @@ class TestOperations:
                 expected = np.full(3, rules.OPERATIONS[name][1](*map(np.float64, pair)))
             assert_equal(runner.values[name], expected, self.TOLERANCE, name)
 
-    @pytest.mark.parametrize(
-        "shape", [(), (1,), (7,), (3, 5), (255,), (257,), (1024,), (40_000,)], ids=str
+    @lowerings_and(
+        "shape", [(), (1,), (7,), (3, 5), (255,), (257,), (1024,), (40_000,)], [(), (257,)]
     )
     def test_reductions(self, lower, shape):
         rng = np.random.default_rng(3)
@@ -401,7 +425,7 @@ class TestNumPyBackend:
 class TestByRow:
     """Every row is a variable of its own."""
 
-    @pytest.mark.parametrize("shape", [(5,), (1, 1), (7, 3), (3, 2, 5), (4, 20_000), (5000, 2)])
+    @lowerings_and("shape", [(5,), (1, 1), (7, 3), (3, 2, 5), (4, 20_000), (5000, 2)], [(3, 2, 5)])
     def test_equals_plain_numpy(self, lower, shape):
         case = rules.BY_ROW
         if shape[0] > 100 and isinstance(lower(BY_ROW, np.ones(3), case.hyperparameters), NumPy):
@@ -430,6 +454,7 @@ class TestByRow:
             limit = 1e-4 if runner.precise else case.roundings
             assert worst <= limit, f"{key} of shape {shape}: {worst} roundings"
 
+    @EXCEPT_XLA
     def test_a_row_depends_on_no_other(self, lower):
         rng = np.random.default_rng(6)
         w, g = (np.float64(np.float32(rng.normal(size=(6, 40)))) for _ in range(2))
@@ -493,15 +518,7 @@ class TestRulesOfTheLiterature:
     def test_passes(self, name):
         assert CASES[name].passes == rules.CASES[name].passes
 
-    @pytest.mark.parametrize(
-        "lower",
-        [
-            # It takes seconds to compile.
-            pytest.param(name, marks=pytest.mark.long) if name == "xla" else name
-            for name in LOWERINGS
-        ],
-        indirect=True,
-    )
+    @EXCEPT_XLA
     @pytest.mark.parametrize("name", CASES)
     def test_equals_plain_numpy(self, lower, name):
         case, program = rules.CASES[name], CASES[name]

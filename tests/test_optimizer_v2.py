@@ -35,6 +35,7 @@ def counter(kind, value=0):
 
 
 class TestIterations:
+    @pytest.mark.few
     @both_kinds
     @pytest.mark.parametrize("mode", conftest.shortened(MODES, ["eager", "function"]))
     def test_a_variable_of_ones_own(self, entry, kind, mode):
@@ -189,6 +190,7 @@ class TestComputeGradients:
         assert same(arrays(variables), arrays(others))
         assert same(optimizer.get_weights(), expected.get_weights())
 
+    @pytest.mark.few
     @pytest.mark.parametrize("name", ["compute_gradients", "_compute_gradients"])
     @pytest.mark.parametrize("scale", [None, 8.0])
     def test_of_a_callable(self, entry, name, scale):
@@ -266,6 +268,7 @@ class TestComputeGradients:
 class TestSummedGradients:
     """With one replica there is nothing to sum; with two, see `two_devices.py`."""
 
+    @pytest.mark.few
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -300,6 +303,7 @@ class TestSummedGradients:
 
 
 class TestTensorAsLearningRate:
+    @pytest.mark.few
     @pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
     def test_in_a_graph(self, entry, dtype):
         rates = [2, 3] if dtype == "int32" else [0.5, 0.25]

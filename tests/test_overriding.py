@@ -49,6 +49,7 @@ class TestApply:
         expected = [w - 0.5 * f for w, f in zip(before, make_gradients(0))]
         assert same(arrays(variables), [np.asarray(x, np.float32) for x in expected])
 
+    @pytest.mark.few
     def test_in_fit_of_every_optimizer(self, entry):
         optimizer = doubling(entry.cls)(**entry.arguments, **entry.options)
         model, expected = dense(), dense()

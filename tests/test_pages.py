@@ -14,6 +14,8 @@ from common import has_multi_optimizer
 import tf_optim_ext
 from tf_optim_ext import __main__, optimizers
 
+pytestmark = pytest.mark.once
+
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 MIGRATION = (DOCS / "migration-from-tensorflow-addons.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"```python\n(.*?)```", MIGRATION, re.DOTALL)

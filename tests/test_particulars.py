@@ -104,7 +104,7 @@ class TestLayerwise:
             clone.apply_gradients(zip(own, variables))
         assert_close(variables, self.expected(name, gradients), rtol=1e-4)
 
-    @pytest.mark.parametrize("name", ["LAMB", "LARS"])
+    @pytest.mark.parametrize("name", ["LAMB", pytest.param("LARS", marks=pytest.mark.long)])
     def test_survive_a_model_file(self, name, tmp_path):
         model = dense()
         optimizer = LAYERWISE[name][0]()
@@ -497,10 +497,12 @@ class TestNumbers:
     @pytest.mark.parametrize("name", ["Nadam", "Prodigy", "NovoGrad"])
     def test_model_file(self, name, tmp_path):
         model = dense()
-        model.compile(NUMBERS[name](), "mse")
+        # Eagerly: tracing would take most of the time.
+        model.compile(NUMBERS[name](), "mse", run_eagerly=True)
         fit(model)
         model.save(tmp_path / "model.keras")
         loaded = keras.models.load_model(tmp_path / "model.keras")
+        loaded.run_eagerly = True
         loaded.optimizer.build(loaded.trainable_variables)
         assert numbers(loaded.optimizer) == numbers(model.optimizer)
         for each in (model, loaded):

@@ -154,8 +154,17 @@ class TestStep:
 
         return step, lambda: arrays([table, bias, *optimizer.variables])
 
-    @pytest.mark.parametrize("option", ["clipnorm", "global_clipnorm"])
-    @pytest.mark.parametrize("kind", ["exact", "lazy", "catch_up"])
+    @pytest.mark.parametrize(
+        ("kind", "option"),
+        [
+            ("exact", "clipnorm"),
+            ("lazy", "global_clipnorm"),
+            ("catch_up", "clipnorm"),
+            pytest.param("exact", "global_clipnorm", marks=pytest.mark.long),
+            pytest.param("lazy", "clipnorm", marks=pytest.mark.long),
+            pytest.param("catch_up", "global_clipnorm", marks=pytest.mark.long),
+        ],
+    )
     def test_ops_of_a_graph(self, option, kind, pretended, monkeypatch):
         step, state = self.step(option, kind)
         assert native_ops(step) == set()

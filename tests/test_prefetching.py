@@ -9,6 +9,8 @@ import tf_optim_ext
 from tf_optim_ext import build
 from tf_optim_ext.codegen import cpp
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("optimizer", [tf_optim_ext.AdamW, tf_optim_ext.Lamb])
 def test_compilers_keep_it(optimizer, tmp_path):

@@ -10,6 +10,8 @@ import pytest
 import recordings
 import references
 
+pytestmark = pytest.mark.once
+
 # Relative to the largest magnitude which the same element had so far (initial weights included), as
 # that is what rounding errors scale with when an average or a weight comes to cancel.
 #

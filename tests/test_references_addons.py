@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from references import addons, builtin
 
+pytestmark = pytest.mark.once
+
 SHAPES = ((), (3,), (4, 5), (2, 3, 4), (0,), (2, 0))
 MATRICES = ((4, 5), (5, 2), (1, 1), (0, 3), (2, 0))
 

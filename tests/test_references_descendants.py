@@ -5,6 +5,8 @@ import pytest
 import references
 from references import descendants
 
+pytestmark = pytest.mark.once
+
 SHAPES = ((), (3,), (4, 5), (2, 3, 4), (0,), (2, 0))
 
 RATES = {"learning_rate": 0.1, "beta_1": 0.8, "beta_2": 0.9}

@@ -20,6 +20,8 @@ from references.schedule_free import (
     schedulefreesgd,
 )
 
+pytestmark = pytest.mark.once
+
 # Relative to the largest magnitude which the same element had so far (initial weights included).
 # The sums over all elements are rounded differently, too, but by no more than the elements are:
 # they consist mostly of a few large terms.

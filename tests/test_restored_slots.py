@@ -7,6 +7,8 @@ import tensorflow as tf
 from common import arrays, both_kinds, make_variables, same, train
 from generation import FIRST_SLOT, keras, path_of
 
+pytestmark = pytest.mark.once
+
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
 OPTIONS = {"use_ema": True, "gradient_accumulation_steps": 2}
 
@@ -37,7 +39,6 @@ def check_continues(optimizer, variables, other, others):
     assert names[0] == names[1]
 
 
-@pytest.mark.family
 def test_every_slot(entry, tmp_path):
     optimizer, variables, path = trained(entry.make, folder=tmp_path)
     other, others, status = restored(entry.make, path)

@@ -1,10 +1,5 @@
 """The rule language: tracing, its errors, and the limits of native kernels."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import rules
@@ -29,6 +24,8 @@ from tf_optim_ext.rule import (
 )
 from tf_optim_ext.rule.operations import COMPARISONS
 from tf_optim_ext.rule.program import RESERVED
+
+pytestmark = pytest.mark.once
 
 
 def operations(program):
@@ -292,31 +289,6 @@ class TestFingerprint:
         plain = program(nesterov=False, has_momentum=False)
         assert program(nesterov=True, has_momentum=False).fingerprint == plain.fingerprint
         assert program(nesterov=True, has_momentum=True).fingerprint != plain.fingerprint
-
-    def test_the_library_is_found_by_another_process(self):
-        # Python's own hashes differ from one process to the next.
-        code = (
-            "import sys; sys.path.insert(0, sys.argv[1])\n"
-            "from tf_optim_ext import rule\n"
-            "def maths(w, g, s, h):\n"
-            "    s.m = rule.lerp(g, s.m, h.beta)\n"
-            "    return w - h.learning_rate * s.m\n"
-            "print(rule.trace(maths, ('m',), ('beta',)).fingerprint)\n"
-        )
-
-        def maths(w, g, s, h):
-            s.m = lerp(g, s.m, h.beta)
-            return w - h.learning_rate * s.m
-
-        folder = pathlib.Path(tf_optim_ext.__file__).parent.parent
-        result = subprocess.run(
-            [sys.executable, "-I", "-c", code, str(folder)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "PYTHONHASHSEED": "1"},
-        )
-        assert result.stdout.split() == [trace(maths, ("m",), ("beta",)).fingerprint]
 
     def test_no_two_programs_of_the_package_share_a_name_by_accident(self):
         found = {}

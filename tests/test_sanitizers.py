@@ -11,6 +11,8 @@ import pytest
 from tf_optim_ext import build, catalogue
 from tf_optim_ext.codegen import cpp
 
+pytestmark = pytest.mark.once
+
 # What differs in more than arithmetic: passes, slots, scalar state, sums over all variables, and
 # kernels by row of one and two passes.
 KERNELS = (
@@ -116,7 +118,9 @@ def test_driver_with_thread_sanitizer(tmp_path, monkeypatch):
     assert "data race" in race.stderr
 
 
-@pytest.mark.parametrize("sanitizers", ["thread", "address,undefined"])
+@pytest.mark.parametrize(
+    "sanitizers", ["thread", pytest.param("address,undefined", marks=pytest.mark.long)]
+)
 def test_shared_work(tmp_path, sanitizers):
     program = tmp_path / "shared_work_test"
     flags = ["-std=c++17", "-O2", "-g", "-pthread", f"-fsanitize={sanitizers}"]

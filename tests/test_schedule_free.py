@@ -5,6 +5,7 @@ Their rules are tested with those of the other optimizers.
 
 import gc
 
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -310,8 +311,11 @@ class TestTrainOnBatch:
         assert_close(state(model), state(trained), **TOLERANCE)
 
 
+@pytest.mark.once
 class TestCallbacks:
-    @pytest.mark.parametrize(("make", "save_freq"), [(sgd, "epoch"), (adamw, 2)])
+    @pytest.mark.parametrize(
+        ("make", "save_freq"), [pytest.param(sgd, "epoch", marks=pytest.mark.long), (adamw, 2)]
+    )
     def test_checkpoint_of_model(self, make, tmp_path, save_freq):
         path = str(tmp_path / "model.keras")
         check = keras.callbacks.ModelCheckpoint(path, save_freq=save_freq)
@@ -323,7 +327,9 @@ class TestCallbacks:
         fit(loaded)
         assert_close(state(loaded), uninterrupted(make, 4), **TOLERANCE)
 
-    @pytest.mark.parametrize(("make", "save_freq"), [(sgd, "epoch"), (adamw, 2)])
+    @pytest.mark.parametrize(
+        ("make", "save_freq"), [pytest.param(sgd, "epoch", marks=pytest.mark.long), (adamw, 2)]
+    )
     def test_checkpoint_of_weights(self, make, tmp_path, save_freq):
         path = str(tmp_path / "{epoch}.weights.h5")
         check = keras.callbacks.ModelCheckpoint(path, save_freq=save_freq, save_weights_only=True)
@@ -357,8 +363,15 @@ class TestCallbacks:
             model.evaluate(X, Y, verbose=0), history["val_loss"][0], rtol=1e-5
         )
 
-    @pytest.mark.parametrize("callbacks", ["new", "same"])
-    @pytest.mark.parametrize("where", ["on_epoch_begin", "on_epoch_end"])
+    @pytest.mark.parametrize(
+        ("where", "callbacks"),
+        [
+            ("on_epoch_begin", "new"),
+            pytest.param("on_epoch_begin", "same", marks=pytest.mark.long),
+            pytest.param("on_epoch_end", "new", marks=pytest.mark.long),
+            ("on_epoch_end", "same"),
+        ],
+    )
     def test_backup_and_restore(self, tmp_path, where, callbacks):
         failing = True
 
@@ -383,6 +396,7 @@ class TestCallbacks:
         assert_close(state(model), uninterrupted(sgd, 4), **TOLERANCE)
 
 
+@pytest.mark.once
 class TestCallbacksArgument:
     FORMS = {
         "none": lambda record: None,
@@ -394,7 +408,9 @@ class TestCallbacksArgument:
         "single explicit": lambda record: tf_optim_ext.AveragedWeights(),
     }
 
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize(
+        "form", conftest.shortened(FORMS, ("none", "nested", "single", "nested explicit"))
+    )
     def test_forms(self, form, monkeypatch):
         lists = self.record_lists(monkeypatch)
         model, record = make_model(sgd()), Record()
@@ -420,7 +436,7 @@ class TestCallbacksArgument:
     def count(callback_list):
         return sum(isinstance(c, tf_optim_ext.AveragedWeights) for c in callback_list.callbacks)
 
-    @pytest.mark.parametrize("explicit", [False, True])
+    @pytest.mark.parametrize("explicit", [False, pytest.param(True, marks=pytest.mark.long)])
     def test_callback_list(self, explicit):
         model, record = make_model(sgd()), Record()
         given = [tf_optim_ext.AveragedWeights(), record] if explicit else [record]

@@ -64,8 +64,10 @@ class TestSaving:
             ["float64" if IS_KERAS_2 else "bfloat16"],
         ),
     )
-    @pytest.mark.parametrize("built", [False, True])
-    @pytest.mark.parametrize("kind", ["model.keras", "model.weights.h5"])
+    @pytest.mark.parametrize(
+        ("kind", "built"),
+        [("model.keras", False), ("model.weights.h5", False), ("model.weights.h5", True)],
+    )
     def test_from_training_weights_to_the_bit(self, make, tmp_path, kind, built, dtype):
         """x and z alone would give y but for a rounding."""
 
@@ -316,8 +318,19 @@ class TestSwitching:
         step()
         assert int(optimizer.iterations) == 4
 
-    @pytest.mark.parametrize("mode", ["function", "xla", "portable function", "portable xla"])
-    @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}], ids=str)
+    @pytest.mark.parametrize(
+        ("mode", "options"),
+        [
+            pytest.param(
+                mode,
+                options,
+                id=f"{mode}-{options}",
+                marks=pytest.mark.long if options and mode.endswith("xla") else (),
+            )
+            for mode in ("function", "xla", "portable function", "portable xla")
+            for options in ({}, {"gradient_accumulation_steps": 2})
+        ],
+    )
     def test_no_step_of_a_traced_function(self, make, mode, options):
         """Whichever weights the variables held when it was traced."""
         optimizer, variables = make(**options), make_variables("tf")
@@ -393,7 +406,7 @@ class TestSwitching:
         assert not same(arrays(model.variables), x)
         optimizer.apply([tf.zeros_like(v) for v in model.trainable_variables])
 
-    @pytest.mark.parametrize("averaged", [False, True])
+    @pytest.mark.parametrize("averaged", [False, pytest.param(True, marks=pytest.mark.long)])
     def test_evaluation_of_a_checkpoint_that_waits(self, make, averaged, tmp_path):
         trained = fitted(make())
         x = arrays(trained.variables)

@@ -1,5 +1,6 @@
 """Sparse gradients: in every mode, with all that surrounds the rule, and bad ones."""
 
+import conftest
 import numpy as np
 import pytest
 import registry
@@ -22,6 +23,22 @@ NAMES = (
     "Adan",
     "COCOB",
 )
+
+
+def modes_and(argument, values, under_xla):
+    """Parameters of all modes; of those under XLA, only some are not for the long tests."""
+    return pytest.mark.parametrize(
+        ("mode", argument),
+        [
+            pytest.param(
+                mode,
+                value,
+                marks=pytest.mark.long if mode == "xla" and value not in under_xla else (),
+            )
+            for mode in MODES
+            for value in values
+        ],
+    )
 
 
 def run_in(mode, step):
@@ -79,8 +96,7 @@ def some_steps(shape, count=4, seed=0, index_dtype=np.int64):
 
 
 class TestLazy:
-    @pytest.mark.parametrize("mode", MODES)
-    @pytest.mark.parametrize("name", NAMES)
+    @modes_and("name", NAMES, ("SGD", "AdamW-amsgrad"))
     def test_equals_updates_of_the_rows_alone(self, name, mode):
         entry = registry.BY_NAME[name]
         table = np.random.default_rng(1).normal(size=(ROWS, 3)).astype(np.float32)
@@ -134,8 +150,7 @@ class TestLazy:
         np.testing.assert_array_equal(variable, np.ones((ROWS, 2)))
         assert int(optimizer.iterations) == 1
 
-    @pytest.mark.parametrize("mode", MODES)
-    @pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm", "clipvalue"])
+    @modes_and("clipping", ("clipnorm", "global_clipnorm", "clipvalue"), ("global_clipnorm",))
     def test_beside_dense_gradients_and_clipped(self, mode, clipping):
         (indices, values), *_ = some_steps((3,))
         present = np.unique(indices)
@@ -215,8 +230,7 @@ class TestLazy:
 class TestAround:
     """What surrounds the rule works with all kinds of sparse updates, in all modes."""
 
-    @pytest.mark.parametrize("mode", MODES)
-    @pytest.mark.parametrize("sparse", KINDS)
+    @modes_and("sparse", KINDS, ("lazy",))
     def test_accumulation_equals_the_mean_gradient(self, sparse, mode):
         table = np.random.default_rng(1).normal(size=(ROWS, 3)).astype(np.float32)
         steps = some_steps((3,), count=6)
@@ -265,8 +279,7 @@ class TestAround:
         optimizer.apply([slices(tf.constant([1]), tf.ones([1, 2]))], [variable])
         assert np.all(variable.numpy() != 1)
 
-    @pytest.mark.parametrize("mode", MODES)
-    @pytest.mark.parametrize("sparse", KINDS)
+    @modes_and("sparse", KINDS, ("lazy",))
     def test_average_of_the_weights(self, sparse, mode):
         momentum = 0.75
         optimizer = tf_optim_ext.Adam(0.1, use_ema=True, ema_momentum=momentum, sparse=sparse)
@@ -287,8 +300,7 @@ class TestAround:
             np.testing.assert_allclose(average, expected, rtol=1e-5)
             np.testing.assert_allclose(of_other, expected_other, rtol=1e-5)
 
-    @pytest.mark.parametrize("mode", MODES)
-    @pytest.mark.parametrize("sparse", KINDS)
+    @modes_and("sparse", KINDS, ("catch_up",))
     def test_norms_are_of_summed_rows(self, sparse, mode):
         limit = 0.5
         optimizer = tf_optim_ext.SGD(1.0, clipnorm=limit, sparse=sparse)
@@ -302,15 +314,8 @@ class TestAround:
         np.add.at(dense, indices, values)
         np.testing.assert_allclose(variable, -dense * limit / np.linalg.norm(dense), rtol=1e-5)
 
-    @pytest.mark.parametrize(
-        ("mode", "kind"),
-        [
-            pytest.param(m, k, marks=pytest.mark.long if (m, k) == ("xla", "tf") else ())
-            for m in MODES
-            for k in ("keras", "tf")
-        ],
-    )
-    @pytest.mark.parametrize("sparse", KINDS)
+    @pytest.mark.parametrize("kind", conftest.shortened(("keras", "tf"), ("keras",)))
+    @modes_and("sparse", KINDS, ("exact",))
     def test_several_tables_between_dense_variables(self, sparse, mode, kind):
         # Each gets what it gets alone.
         rng = np.random.default_rng(5)

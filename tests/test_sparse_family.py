@@ -134,7 +134,6 @@ def assert_close_to(actual, expected):
 
 
 class TestExact:
-    @pytest.mark.family(conftest.BEST)
     @BY_ROUTE
     @settings(
         max_examples=3,
@@ -156,7 +155,7 @@ class TestExact:
 
 
 class TestLazy:
-    @pytest.mark.family("tensorflow", conftest.BEST)
+    @pytest.mark.family(conftest.BEST)
     @BY_ROUTE
     @pytest.mark.parametrize("entry", LAZY, ids=lambda entry: entry.name)
     def test_equals_the_rule_on_the_present_rows(self, entry, route):
@@ -181,7 +180,7 @@ class TestLazy:
 
 
 class TestCatchUp:
-    @pytest.mark.family("tensorflow", conftest.BEST)
+    @pytest.mark.family(conftest.BEST)
     @BY_ROUTE
     @pytest.mark.parametrize("entry", CATCHING_UP, ids=lambda entry: entry.name)
     def test_slots_of_a_row_that_returns_are_exact(self, entry, route):

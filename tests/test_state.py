@@ -71,6 +71,7 @@ class TestKerasFiles:
     def test_every_kind_of_model(self, make, options, tmp_path):
         self.check_model(ADAM, options, make, tmp_path)
 
+    @pytest.mark.few("NovoGrad", "Prodigy", "ScheduleFreeAdamW")
     def test_model_continues_as_if_uninterrupted(self, entry, tmp_path):
         # Two averages of the weights exclude each other.
         averages = issubclass(entry.cls, ScheduleFreeOptimizer)
@@ -563,6 +564,7 @@ class TestSavedModel:
         # A clean error that names the op, and not a crash.
         assert "Op type not registered 'TfOptimExt" in results["native"]
 
+    @pytest.mark.few("NovoGrad", "Prodigy")
     def test_training_step_here(self, entry, tmp_path):
         training = Training(entry.make())
         training.step(1.0)

@@ -15,6 +15,8 @@ from generation import keras, only_keras_3
 
 import tf_optim_ext
 
+pytestmark = pytest.mark.once
+
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
 AMSGRAD = registry.BY_NAME["AdamW-amsgrad"]
 ACCUMULATING = {"use_ema": True, "gradient_accumulation_steps": 2}
@@ -45,7 +47,6 @@ def load(optimizer, store, built, match, shapes=SHAPES):
 
 class TestAnotherOptimizer:
     @both_orders
-    @pytest.mark.family
     def test_starts_afresh_and_trains(self, entry, built):
         other = ADAM if entry.cls is not tf_optim_ext.Adam else SGD
         optimizer = entry.make()
@@ -102,7 +103,6 @@ class TestAnotherOptimizer:
 class TestWholeness:
     """The state of such an optimizer over such variables must be whole."""
 
-    @pytest.mark.family
     def test_an_entry_is_missing(self, entry):
         if not entry.slots:
             pytest.skip("no slots")
@@ -156,9 +156,14 @@ def fit(model, epochs=1):
     model.fit(x, y, epochs=epochs, verbose=0, shuffle=False)
 
 
+def compile_with(model, optimizer):
+    # Eagerly: tracing would take most of the time.
+    model.compile(optimizer, "mse", run_eagerly=True)
+
+
 def trained(path, optimizer):
     model = model_of()
-    model.compile(optimizer, "mse")
+    compile_with(model, optimizer)
     fit(model)
     model.save_weights(path)
     return model
@@ -167,13 +172,14 @@ def trained(path, optimizer):
 class TestWeightsFiles:
     """What people do with `load_weights`."""
 
+    @pytest.mark.few("NovoGrad", "Prodigy")
     @both_orders
     def test_of_another_optimizer(self, entry, built, tmp_path):
         path = tmp_path / "model.weights.h5"
         other = tf_optim_ext.Adam if entry.cls is not tf_optim_ext.Adam else tf_optim_ext.Lion
         first = trained(path, other(0.1))
         model = model_of()
-        model.compile(entry.make(), "mse")
+        compile_with(model, entry.make())
         if built:
             model.optimizer.build(model.trainable_variables)
         with pytest.warns(UserWarning, match=f"not used.*'{other.__name__}'"):
@@ -186,7 +192,7 @@ class TestWeightsFiles:
         path = tmp_path / "model.weights.h5"
         trained(path, keras.optimizers.SGD(0.1, momentum=0.9))
         model = model_of()
-        model.compile(tf_optim_ext.Adam(0.1), "mse")
+        compile_with(model, tf_optim_ext.Adam(0.1))
         model.load_weights(path)
         with pytest.warns(UserWarning, match="starts afresh"):
             fit(model)
@@ -197,7 +203,7 @@ class TestWeightsFiles:
         first = trained(path, tf_optim_ext.AdamW(0.1))
         model = model_of()
         model.layers[0].trainable = False
-        model.compile(tf_optim_ext.AdamW(0.1), "mse")
+        compile_with(model, tf_optim_ext.AdamW(0.1))
         if built:
             model.optimizer.build(model.trainable_variables)
 
@@ -215,7 +221,7 @@ class TestWeightsFiles:
         path = tmp_path / "model.weights.h5"
         trained(path, tf_optim_ext.AdamW(0.1))
         model = model_of(head=2)
-        model.compile(tf_optim_ext.AdamW(0.1), "mse")
+        compile_with(model, tf_optim_ext.AdamW(0.1))
         if built:
             model.optimizer.build(model.trainable_variables)
         with warnings.catch_warnings(record=True) as caught:
@@ -232,7 +238,7 @@ class TestWeightsFiles:
         path = tmp_path / "model.weights.h5"
         first = trained(path, make(0.1))
         model = model_of()
-        model.compile(make(0.1), "mse")
+        compile_with(model, make(0.1))
         if built:
             model.optimizer.build(model.trainable_variables)
         model.load_weights(path)
@@ -246,7 +252,7 @@ class TestWeightsFiles:
         path = tmp_path / "model.weights.h5"
         trained(path, tf_optim_ext.Adam(0.25))
         model = model_of()
-        model.compile(tf_optim_ext.Adam(0.001), "mse")
+        compile_with(model, tf_optim_ext.Adam(0.001))
         if built:
             model.optimizer.build(model.trainable_variables)
         match = r"takes the stored learning rate 0.25 instead of 0.001\. Set"
@@ -268,7 +274,7 @@ class TestWeightsFiles:
     def test_keras_drops_it_with_a_warning(self, tmp_path):
         trained(tmp_path / "all.weights.h5", keras.optimizers.SGD(0.1, momentum=0.9))
         other = model_of()
-        other.compile(keras.optimizers.Adam(0.1), "mse")
+        compile_with(other, keras.optimizers.Adam(0.1))
         fit(other)
         with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
             other.load_weights(tmp_path / "all.weights.h5")

@@ -52,6 +52,7 @@ def fit(model):
     model.fit(X, Y, batch_size=4, verbose=0, shuffle=False)
 
 
+@pytest.mark.once
 class TestClasses:
     @pytest.mark.family
     def test_are_optimizers_of_keras_2_alone(self, entry):
@@ -103,7 +104,6 @@ class TestClasses:
 
 
 class TestSteps:
-    @pytest.mark.family
     def test_have_the_same_bits(self, entry):
         optimizer, variables = over_keras_2(entry), make_variables("tf")
         other, expected = entry.make(), make_variables("tf")
@@ -129,10 +129,7 @@ class TestSteps:
         assert same(arrays(variables), arrays(expected))
 
 
-SOME = conftest.shortened(registry.BY_NAME, ("AdamW", "Prodigy", "ScheduleFreeAdamW"))
-
-
-@pytest.fixture(params=SOME)
+@pytest.fixture(params=conftest.shortened(registry.BY_NAME, ("Prodigy",)))
 def kind(request):
     return registry.BY_NAME[request.param]
 
@@ -283,7 +280,10 @@ def output_of(code, **environment):
     return run.stdout.strip() or run.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.once
 class TestProcesses:
+    """Of Keras 2; for those of Keras 3, see `test_fresh_process.py`."""
+
     def test_keras_2_as_tf_keras(self):
         code = (
             "import sys, tensorflow as tf, tf_optim_ext as t\n"
@@ -294,18 +294,8 @@ class TestProcesses:
         )
         assert output_of(code, TF_USE_LEGACY_KERAS="1") == "True False True"
 
-    def test_keras_2_is_not_imported_unasked(self):
-        code = "import sys, tf_optim_ext; print('tf_keras' in sys.modules)"
-        assert output_of(code) == "False"
-
-    @pytest.mark.parametrize(
-        ("code", "environment"),
-        [
-            ("import tf_optim_ext", {"TF_USE_LEGACY_KERAS": "1"}),
-            ("from tf_optim_ext import tf_keras", {}),
-        ],
-        ids=["environment", "module"],
-    )
-    def test_where_it_is_missing(self, code, environment):
-        message = output_of(f"import sys; sys.modules['tf_keras'] = None\n{code}", **environment)
+    @pytest.mark.long
+    def test_where_it_is_missing(self):
+        code = "import sys; sys.modules['tf_keras'] = None; import tf_optim_ext"
+        message = output_of(code, TF_USE_LEGACY_KERAS="1")
         assert "ImportError" in message and 'pip install "tf_keras==2.' in message

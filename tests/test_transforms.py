@@ -6,6 +6,7 @@ As in Keras where Keras is right; where it is not, the tests show both.
 import json
 import re
 
+import conftest
 import numpy as np
 import pytest
 import registry
@@ -29,6 +30,11 @@ import tf_optim_ext
 
 ADAM, SGD = registry.BY_NAME["Adam"], registry.BY_NAME["SGD-momentum"]
 clippings = pytest.mark.parametrize("clipping", CLIPPING, ids=lambda c: next(iter(c)))
+one_clipping = pytest.mark.parametrize(
+    "clipping",
+    conftest.shortened(CLIPPING, [{"global_clipnorm": 0.5}]),
+    ids=lambda c: next(iter(c)),
+)
 
 
 def run(optimizer, steps=5, *, in_function=False, gradients=make_gradients, kind="keras"):
@@ -63,7 +69,7 @@ class TestClipping:
         ours, theirs = compare_with_keras(entry, clipping, gradients=scaled)
         assert_close(ours.variables, theirs.variables)
 
-    @clippings
+    @one_clipping
     @only_keras_3("has other averages, and no accumulation")
     def test_equals_keras_in_a_function(self, clipping):
         ours, theirs = compare_with_keras(ADAM, clipping, in_function=True)
@@ -148,7 +154,7 @@ class TestAverage:
         ours.finalize_variable_values(variables)
         assert same(arrays(variables), arrays(averages))
 
-    @pytest.mark.parametrize("frequency", [None, 2])
+    @pytest.mark.parametrize("frequency", [pytest.param(None, marks=pytest.mark.long), 2])
     @only_keras_3("has other averages, and no accumulation")
     def test_equals_keras_in_a_function(self, frequency):
         options = {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": frequency}
@@ -203,7 +209,7 @@ class TestAccumulation:
         sums = [ours.get_slot(v, "gradient_accumulator") for v in ours._optimized]
         assert_close(sums, expected)
 
-    @clippings
+    @one_clipping
     @only_keras_3("has other averages, and no accumulation")
     def test_equals_keras_in_a_function(self, clipping):
         options = {"gradient_accumulation_steps": 3, **clipping}
@@ -248,6 +254,7 @@ class TestAccumulation:
             optimizer.apply_gradients([(tf.constant(gradient), variable)])
         assert float(variable) == -2.0
 
+    @pytest.mark.few
     def test_everything_at_once(self, entry):
         # The same numbers in a function as eagerly.
         options = {

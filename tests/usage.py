@@ -271,6 +271,9 @@ def every_cell(ways=WAYS):
 
 
 def some_cells(ways=WAYS):
-    """Each model with one optimizer, so that each way and each optimizer occurs a few times."""
-    names = list(OPTIMIZERS)
-    return [Cell(*m, ways[i % len(ways)], names[i % len(names)]) for i, m in enumerate(MADE)]
+    """Each model with one optimizer, so that each way and each optimizer occurs."""
+    return [
+        # Of recurrent models, the eager one is by far the fastest.
+        Cell(*made, ways[(i + 2) % len(ways)], name)
+        for i, (made, name) in enumerate(zip(MADE[::2], OPTIMIZERS, strict=True))
+    ]

@@ -24,6 +24,10 @@ REPRESENTATIVE = (
     "Prodigy",
     "ScheduleFreeAdamW",
 )
+# Tests that are expensive, and marked `few`: the usual one, and one with all that is unusual but
+# averaged weights, which have tests of their own. Where scalar state counts, NovoGrad has some of
+# each variable.
+FEW = ("AdamW", "Prodigy")
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 
-__all__ = ["BY_NAME", "ENTRIES", "REPRESENTATIVE", "Entry"]
+__all__ = ["BY_NAME", "ENTRIES", "FEW", "REPRESENTATIVE", "Entry"]
