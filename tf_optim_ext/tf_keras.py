@@ -11,28 +11,38 @@ from tf_optim_ext import _keras
 from tf_optim_ext._keras import keras2
 from tf_optim_ext.base import keras_hooks
 from tf_optim_ext.base.optimizer import Optimizer as _Optimizer
+from tf_optim_ext.wrappers.sharpness import SharpnessAware
 
 __all__ = list(tf_optim_ext.__all__)
+
+
+_ROOTS = (_Optimizer, SharpnessAware)
+# What these are over, and what takes its place.
+_BASES = (
+    (_keras.KerasOptimizer, keras2.KerasOptimizer),
+    (_keras.KerasWrapper, keras2.KerasWrapper),
+)
 
 
 class _OverKeras2(type):
     """Of classes over Keras 2's optimizer, in the place of the one that their bases are over."""
 
     def mro(cls):
-        of_keras_2 = keras2.KerasOptimizer.__mro__
-        replaced = {*_keras.KerasOptimizer.__mro__, *of_keras_2}
-        return [base for base in super().mro() if base not in replaced] + [*of_keras_2]
+        found = super().mro()
+        here, of_keras_2 = next(pair for pair in _BASES if any(base in found for base in pair))
+        replaced = {*here.__mro__, *of_keras_2.__mro__}
+        return [base for base in found if base not in replaced] + [*of_keras_2.__mro__]
 
 
 @functools.cache
 def over_keras_2(cls):
     """A subclass of an optimizer of this package that is one of Keras 2, and none of Keras 3."""
-    if issubclass(cls, keras2.KerasOptimizer):
+    if issubclass(cls, (keras2.KerasOptimizer, keras2.KerasWrapper)):
         return cls
-    bases = [over_keras_2(base) for base in cls.__bases__ if issubclass(base, _Optimizer)]
+    bases = [over_keras_2(base) for base in cls.__bases__ if issubclass(base, _ROOTS)]
     attributes = {"__doc__": cls.__doc__, "__module__": __name__}
     made = _OverKeras2(cls.__name__, (cls, *bases), attributes)
-    if cls is _Optimizer:
+    if cls in _ROOTS:
         return made
     return keras2.KerasOptimizer._api.saving.register_keras_serializable("tf_optim_ext")(made)
 
@@ -41,7 +51,7 @@ def __getattr__(name):
     found = getattr(tf_optim_ext, name)
     if name == "AveragedWeights":
         return keras_hooks.averaged_weights(keras2.KerasOptimizer._api)
-    is_optimizer = isinstance(found, type) and issubclass(found, _Optimizer)
+    is_optimizer = isinstance(found, type) and issubclass(found, _ROOTS)
     return over_keras_2(found) if is_optimizer else found
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "VARIABLES",
     "DecayHooks",
     "KerasOptimizer",
+    "KerasWrapper",
     "are_dense",
     "exporting_saved_model",
     "has_dtype",
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 if versions.uses_keras_2():
-    from tf_optim_ext._keras.keras2 import KerasOptimizer
+    from tf_optim_ext._keras.keras2 import KerasOptimizer, KerasWrapper
 
     VARIABLES: Any = (tf.Variable,)
 
@@ -55,7 +56,10 @@ if versions.uses_keras_2():
         """The `tf.Variable` inside a `keras.Variable`, or the variable itself."""
         return variable
 else:
-    from tf_optim_ext._keras.keras3 import KerasOptimizer  # type: ignore[assignment]
+    from tf_optim_ext._keras.keras3 import (  # type: ignore[assignment]
+        KerasOptimizer,
+        KerasWrapper,
+    )
 
     VARIABLES = (tf.keras.Variable, tf.Variable)
     _KerasVariable = tf.keras.Variable
