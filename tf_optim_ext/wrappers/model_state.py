@@ -17,7 +17,10 @@ def read(model):
     """
     if model is None:
         return []
-    variables = list(model.non_trainable_variables)
+    try:
+        variables = list(model.non_trainable_variables)
+    except ValueError:  # Keras 2, before the first call of a model
+        return []
     for metric in getattr(model, "metrics", ()):
         variables += metric.variables
     unique = {id(v): v for v in map(_keras.tensorflow_variable, variables)}

@@ -453,7 +453,7 @@ def _model_and_variables(var_list):
         return None, var_list
     if checks.is_variable(var_list):
         return None, [var_list]
-    if hasattr(var_list, "trainable_variables"):
+    if hasattr(type(var_list), "trainable_variables"):  # which a model built late cannot tell yet
         return var_list, lambda: var_list.trainable_variables
     if callable(var_list):
         return None, var_list
