@@ -76,7 +76,9 @@ def fit(strategy, rho):
         trained = model()
         optimizer = tf_optim_ext.SGD(0.1)
         trained.compile(
-            optimizer if rho is None else tf_optim_ext.SAM(optimizer, rho=rho), "mse", ["mae"]
+            optimizer if rho is None else tf_optim_ext.SAM(optimizer, rho=rho),
+            "mse",
+            metrics=["mae"],
         )
     history = trained.fit(x, x[:, :1], batch_size=8, epochs=2, shuffle=False, verbose=0).history
     for variable in trained.trainable_variables:
@@ -98,16 +100,14 @@ def check_fit(strategy):
 
 def check_loss_scale(strategy):
     with strategy.scope():
-        weights = tf.Variable([3.0, 4.0])
         inner = tf_optim_ext.SAM(tf_optim_ext.SGD(0.1), rho=5.0)
         scaled = LossScaleOptimizer(inner, initial_scale=8.0)
         trained = model()
         trained.compile(scaled, "mse")
     x = np.ones((4, 3), np.float32)
     trained.fit(x, x[:, :1], verbose=0)
-    assert int(inner.iterations) == 1
-    assert float(scale_of(scaled)) == 8
-    del weights
+    assert replicas_of(strategy, inner.iterations) == [1, 1]
+    assert replicas_of(strategy, scale_of(scaled))[0] == 8
 
 
 if __name__ == "__main__":

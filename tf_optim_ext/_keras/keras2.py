@@ -155,6 +155,15 @@ class KerasWrapper(WrapperAdapter, tf_keras.optimizers.Optimizer):
         self._hide_from_tracking()
         super().__init__(name or type(self).__name__)
 
+    @classmethod
+    def _deserialized(cls, config, custom_objects):
+        """The optimizer of a configuration."""
+        # Of those in `.h5` files, Keras 2 reads the name alone.
+        name = config.get("registered_name") or config["class_name"]
+        return tf_keras.optimizers.deserialize(
+            {**config, "class_name": name}, custom_objects, use_legacy_optimizer=False
+        )
+
     def _predictions(self, model, x):
         return model(x, training=True)
 

@@ -106,6 +106,11 @@ class KerasWrapper(WrapperAdapter, keras.optimizers.Optimizer):
         self._hide_from_tracking()
         super().__init__(learning_rate=0.0, name=name)
 
+    @classmethod
+    def _deserialized(cls, config, custom_objects):
+        """The optimizer of a configuration."""
+        return keras.saving.deserialize_keras_object(config, custom_objects)
+
     def _predictions(self, model, x):
         return model(x, training=True) if model._call_has_training_arg else model(x)
 

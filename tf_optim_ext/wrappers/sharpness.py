@@ -429,12 +429,14 @@ class SharpnessAware(_keras.KerasWrapper):
     def from_config(cls, config, custom_objects=None):
         """The optimizer that `get_config` described."""
 
-        def deserialized(value):
-            if not isinstance(value, dict):
-                return value
-            return cls._api.saving.deserialize_keras_object(value, custom_objects)
-
-        return cls(**{name: deserialized(value) for name, value in config.items()})
+        config = dict(config)
+        config["inner_optimizer"] = cls._deserialized(config["inner_optimizer"], custom_objects)
+        for name in cls.ranges:
+            if isinstance(config.get(name), dict):
+                config[name] = cls._api.saving.deserialize_keras_object(
+                    config[name], custom_objects
+                )
+        return cls(**config)
 
     def __reduce__(self) -> Any:
         return _remade, (type(self), self.inner_optimizer, self._arguments())
