@@ -1,9 +1,11 @@
 """SAM, ASAM and GSAM: their maths, and what surrounds a step that takes two gradients."""
 
 import copy
+import doctest
 import itertools
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 import registry
@@ -26,6 +28,7 @@ import tf_optim_ext
 from tf_optim_ext import ASAM, GSAM, SAM
 from tf_optim_ext.backends import native
 from tf_optim_ext.rule import auxiliary
+from tf_optim_ext.wrappers import sam
 
 SHAPES = ((3, 4), (4,), ())
 RHO, ETA, ALPHA = 0.3, 0.02, 0.7
@@ -814,6 +817,26 @@ class TestSaving:
         for a, b in zip(arrays(model.variables), arrays(loaded.variables)):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
+    @kinds_of_inner
+    def test_files_of_weights_are_those_of_the_inner_optimizer(self, inner, tmp_path):
+        module = tf_optim_ext if inner == "ours" else keras.optimizers
+        makers = [lambda: SAM(module.Adam(0.01)), lambda: module.Adam(0.01)]
+        for make_first, make_second in (makers, makers[::-1]):
+            model = normalized()
+            model.compile(make_first(), "mse")
+            model.fit(X, Y, verbose=0)
+            path = str(tmp_path / "model.weights.h5")
+            model.save_weights(path)
+            loaded = normalized()
+            loaded.compile(make_second(), "mse")
+            if inner != "ours" or isinstance(model.optimizer, SAM):
+                loaded.optimizer.build(loaded.trainable_variables)
+            loaded.load_weights(path)
+            loaded.optimizer.build(loaded.trainable_variables)
+            assert same(arrays(loaded.optimizer.variables), arrays(model.optimizer.variables))
+            with h5py.File(path) as file:
+                assert list(file["optimizer"]) == ["vars"]
+
     @wrappers
     def test_configurations_hold_every_argument(self, wrapper):
         arguments = {
@@ -1059,6 +1082,12 @@ class TestCalls:
 
             types = [op.type for op in step.get_concrete_function().graph.get_operations()]
             assert types.count("TfOptimExtStep") == 2  # one moves them, one is the inner step
+
+
+def test_docstring_examples():
+    results = doctest.testmod(sam)
+    assert results.attempted >= 15
+    assert results.failed == 0
 
 
 class TestKeras2BesideKeras3:

@@ -155,6 +155,14 @@ class KerasWrapper(WrapperAdapter, tf_keras.optimizers.Optimizer):
         self._hide_from_tracking()
         super().__init__(name or type(self).__name__)
 
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type == "checkpoint":
+            return children
+        # As above, a loaded SavedModel has an optimizer of Keras 2 in its place. What that makes by
+        # itself are the variables that nobody uses here either.
+        return {**children, "_iterations": self._iterations, "_variables": self._variables}
+
     @classmethod
     def _deserialized(cls, config, custom_objects):
         """The optimizer of a configuration."""

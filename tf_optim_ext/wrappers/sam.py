@@ -95,10 +95,10 @@ class ASAM(SharpnessAware):
         >>> import tensorflow as tf
         >>> import tf_optim_ext
         >>> weights = tf.Variable([2.0, 1.0])
-        >>> optimizer = tf_optim_ext.ASAM(tf_optim_ext.SGD(0.1), rho=1.0, eta=0.0)
+        >>> optimizer = tf_optim_ext.ASAM(tf_optim_ext.SGD(0.5), rho=1.0, eta=0.0)
         >>> loss = optimizer.step(lambda: tf.reduce_sum(weights * [3.0, 8.0]), [weights])
         >>> print(loss.numpy(), weights.numpy())
-        14.0 [1.7 0.2]
+        14.0 [ 0.5 -3. ]
     """
 
     ranges = {**SharpnessAware.ranges, "eta": "[0, inf)"}

@@ -242,21 +242,15 @@ class SharpnessAware(_keras.KerasWrapper):
     # ------------------------------------------------------------------- what the inner one answers
 
     @property
-    def _inner(self):
-        # Keras' constructor asks before there is one.
-        return vars(self).get("inner_optimizer")
-
-    @property
     def built(self):
         """Whether the slots exist."""
-        return bool(self._inner) and bool(
-            getattr(self._inner, "built", False) or getattr(self._inner, "_built", False)
-        )
+        inner = _inner_of(self)
+        return bool(getattr(inner, "built", False) or getattr(inner, "_built", False))
 
     @built.setter
     def built(self, value):
-        if self._inner is not None:
-            self._inner.built = value
+        if _inner_of(self) is not None:
+            self.inner_optimizer.built = value
 
     def build(self, variables):
         """Creates the slots of the inner optimizer."""
@@ -288,8 +282,8 @@ class SharpnessAware(_keras.KerasWrapper):
 
     @learning_rate.setter
     def learning_rate(self, value):
-        if self._inner is not None:
-            self._inner.learning_rate = value
+        if _inner_of(self) is not None:
+            self.inner_optimizer.learning_rate = value
 
     @property
     def lr(self):
@@ -313,12 +307,12 @@ class SharpnessAware(_keras.KerasWrapper):
     @property
     def loss_scale_factor(self):
         """That of the inner optimizer."""
-        return getattr(self._inner, "loss_scale_factor", None)
+        return getattr(_inner_of(self), "loss_scale_factor", None)
 
     @loss_scale_factor.setter
     def loss_scale_factor(self, value):
-        if self._inner is not None:
-            self._inner.loss_scale_factor = value
+        if _inner_of(self) is not None:
+            self.inner_optimizer.loss_scale_factor = value
 
     def get_slot(self, var, slot_name):
         """The slot of an inner optimizer of this package."""
@@ -342,12 +336,16 @@ class SharpnessAware(_keras.KerasWrapper):
         self.inner_optimizer.set_weights(weights)
 
     def save_own_variables(self, store):
-        """Stores nothing: Keras saves the inner optimizer by itself."""
+        """Stores what the inner optimizer would, so that it may train on alone."""
+        self.inner_optimizer.save_own_variables(store)
 
     def load_own_variables(self, store):
-        """Loads what the inner optimizer alone has saved, when it trained without this one."""
-        if len(store.keys()):
-            self.inner_optimizer.load_own_variables(store)
+        """Loads what the inner optimizer has saved, or this one."""
+        self.inner_optimizer.load_own_variables(store)
+
+    def __dir__(self):
+        # Keras looks there for more to save, and would have the inner optimizer load twice.
+        return [name for name in super().__dir__() if name != "inner_optimizer"]
 
     def _children(self, of_checkpoint):
         children = {"inner_optimizer": self.inner_optimizer}
@@ -443,6 +441,11 @@ class SharpnessAware(_keras.KerasWrapper):
 
     def __deepcopy__(self, memo):
         return _remade(*copy.deepcopy(self.__reduce__()[1], memo))
+
+
+def _inner_of(optimizer):
+    """The inner optimizer; None while Keras' constructor runs, which asks before there is one."""
+    return vars(optimizer).get("inner_optimizer")
 
 
 def _remade(cls, inner_optimizer, arguments):
