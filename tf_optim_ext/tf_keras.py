@@ -11,12 +11,12 @@ from tf_optim_ext import _keras
 from tf_optim_ext._keras import keras2
 from tf_optim_ext.base import keras_hooks
 from tf_optim_ext.base.optimizer import Optimizer as _Optimizer
-from tf_optim_ext.wrappers.sharpness import SharpnessAware
+from tf_optim_ext.wrappers.around import AroundAnother
 
 __all__ = list(tf_optim_ext.__all__)
 
 
-_ROOTS = (_Optimizer, SharpnessAware)
+_ROOTS = (_Optimizer, AroundAnother)
 # What these are over, and what takes its place.
 _BASES = (
     (_keras.KerasOptimizer, keras2.KerasOptimizer),

@@ -12,11 +12,13 @@ from tf_optim_ext.engine import graphs, hyperparameters, perturbation, replicas,
 from tf_optim_ext.engine.interrupts import DeferredInterrupts
 from tf_optim_ext.engine.targets import TargetsCache
 from tf_optim_ext.wrappers import model_state
+from tf_optim_ext.wrappers.around import AroundAnother
+from tf_optim_ext.wrappers.gradients import chain, gradients_of, model_and_variables
 
 without_autograph = tf.autograph.experimental.do_not_convert
 
 
-class SharpnessAware(_keras.KerasWrapper):
+class SharpnessAware(AroundAnother):
     """Base of SAM and its relatives. The gradient that the inner optimizer gets is another one.
 
     It is that of the loss where the weights have been moved uphill, by a length `rho` along the
@@ -107,7 +109,7 @@ class SharpnessAware(_keras.KerasWrapper):
             Dict of the metrics, for `train_step` to return. They are those of the first
             computation, at the weights before the step.
         """
-        outer = model.optimizer if self in _chain(model.optimizer) else self
+        outer = model.optimizer if self in chain(model.optimizer) else self
         x, y, sample_weight = self._api.utils.unpack_x_y_sample_weight(data)
         predictions = []
 
@@ -129,8 +131,8 @@ class SharpnessAware(_keras.KerasWrapper):
         # 1. Find whatever is wrong before anything changes.
         graphs.check_runs_now("A step of SAM", "it in a `tf.function`")
         replicas.check_inside(self)
-        model, var_list = _model_and_variables(var_list)
-        gradient_of = functools.partial(_gradients, loss, _chain(outer), grad_loss)
+        model, var_list = model_and_variables(var_list)
+        gradient_of = functools.partial(gradients_of, loss, chain(outer), grad_loss)
         before = model_state.read(model)
         value, gradients, variables = gradient_of(var_list)
         if not variables:
@@ -235,118 +237,6 @@ class SharpnessAware(_keras.KerasWrapper):
         """Not possible, see `minimize`."""
         self._refuse_gradients("`update_step`")
 
-    def aggregate_gradients(self, grads_and_vars):
-        """Sums gradients over the replicas of a strategy, as the inner optimizer does."""
-        return self.inner_optimizer.aggregate_gradients(grads_and_vars)
-
-    # ------------------------------------------------------------------- what the inner one answers
-
-    @property
-    def built(self):
-        """Whether the slots exist."""
-        inner = _inner_of(self)
-        return bool(getattr(inner, "built", False) or getattr(inner, "_built", False))
-
-    @built.setter
-    def built(self, value):
-        if _inner_of(self) is not None:
-            self.inner_optimizer.built = value
-
-    def build(self, variables):
-        """Creates the slots of the inner optimizer."""
-        self.inner_optimizer.build(variables)
-
-    @property
-    def variables(self):
-        """The variables of the inner optimizer; there are no others."""
-        return self.inner_optimizer.variables
-
-    @property
-    def weights(self):
-        """Same as `variables`."""
-        return self.variables
-
-    @property
-    def iterations(self):
-        """The number of updates, of the inner optimizer."""
-        return self.inner_optimizer.iterations
-
-    @iterations.setter
-    def iterations(self, variable):
-        self.inner_optimizer.iterations = variable
-
-    @property
-    def learning_rate(self):
-        """The learning rate of the inner optimizer."""
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value):
-        if _inner_of(self) is not None:
-            self.inner_optimizer.learning_rate = value
-
-    @property
-    def lr(self):
-        """Same as `learning_rate`."""
-        return self.learning_rate
-
-    @lr.setter
-    def lr(self, value):
-        self.learning_rate = value
-
-    @property
-    def route(self):
-        """The route of the latest step of an inner optimizer of this package."""
-        return self.inner_optimizer.route
-
-    def scale_loss(self, loss):
-        """The loss as the inner optimizer scales it; gradients are unscaled there."""
-        scale = getattr(self.inner_optimizer, "scale_loss", None)
-        return loss if scale is None else scale(loss)
-
-    @property
-    def loss_scale_factor(self):
-        """That of the inner optimizer."""
-        return getattr(_inner_of(self), "loss_scale_factor", None)
-
-    @loss_scale_factor.setter
-    def loss_scale_factor(self, value):
-        if _inner_of(self) is not None:
-            self.inner_optimizer.loss_scale_factor = value
-
-    def get_slot(self, var, slot_name):
-        """The slot of an inner optimizer of this package."""
-        return self.inner_optimizer.get_slot(var, slot_name)
-
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """See the inner optimizer."""
-        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
-
-    def finalize_variable_values(self, var_list):
-        """See the inner optimizer."""
-        self.inner_optimizer.finalize_variable_values(var_list)
-
-    def get_weights(self):
-        """The state of the inner optimizer as arrays."""
-        get = getattr(self.inner_optimizer, "get_weights", None)
-        return get() if get else [variable.numpy() for variable in self.variables]
-
-    def set_weights(self, weights):
-        """Sets the state of the inner optimizer."""
-        self.inner_optimizer.set_weights(weights)
-
-    def save_own_variables(self, store):
-        """Stores what the inner optimizer would, so that it may train on alone."""
-        self.inner_optimizer.save_own_variables(store)
-
-    def load_own_variables(self, store):
-        """Loads what the inner optimizer has saved, or this one."""
-        self.inner_optimizer.load_own_variables(store)
-
-    def __dir__(self):
-        # Keras looks there for more to save, and would have the inner optimizer load twice.
-        return [name for name in super().__dir__() if name != "inner_optimizer"]
-
     def _children(self, of_checkpoint):
         children = {"inner_optimizer": self.inner_optimizer}
         if of_checkpoint:
@@ -366,7 +256,7 @@ class SharpnessAware(_keras.KerasWrapper):
                 f"{name}: `inner_optimizer` must be an optimizer of {self._api.__name__}, or its "
                 f"name. Received: {inner!r} of type {type(inner).__name__}"
             )
-        if any(isinstance(each, SharpnessAware) for each in _chain(inner)):
+        if any(isinstance(each, SharpnessAware) for each in chain(inner)):
             raise ValueError(
                 f"{name}: `inner_optimizer` is a {type(inner).__name__}, which needs two gradients "
                 "itself. Give one that needs one."
@@ -443,69 +333,8 @@ class SharpnessAware(_keras.KerasWrapper):
         return _remade(*copy.deepcopy(self.__reduce__()[1], memo))
 
 
-def _inner_of(optimizer):
-    """The inner optimizer; None while Keras' constructor runs, which asks before there is one."""
-    return vars(optimizer).get("inner_optimizer")
-
-
 def _remade(cls, inner_optimizer, arguments):
     return cls(inner_optimizer, **arguments)
-
-
-def _model_and_variables(var_list):
-    """The model, or None; and a list of variables, or a callable that returns one."""
-    if isinstance(var_list, (list, tuple)):
-        return None, var_list
-    if checks.is_variable(var_list):
-        return None, [var_list]
-    if hasattr(type(var_list), "trainable_variables"):  # which a model built late cannot tell yet
-        return var_list, lambda: var_list.trainable_variables
-    if callable(var_list):
-        return None, var_list
-    raise ValueError(
-        "`var_list` must be a model, a list of variables, or a callable that returns one. "
-        f"Received: {var_list!r} of type {type(var_list).__name__}"
-    )
-
-
-def _chain(optimizer):
-    """An optimizer and those within it, as of a `LossScaleOptimizer`."""
-    chain = []
-    while optimizer is not None:
-        chain.append(optimizer)
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return chain
-
-
-def _gradients(loss, optimizers, grad_loss, var_list):
-    """What `loss` returns, its gradients, scaled as optimizers want them, and their variables.
-
-    Args:
-        loss: the callable.
-        optimizers: the chain of optimizers, from the outermost.
-        grad_loss: weights of the loss, or None.
-        var_list: list of variables; or callable that returns one, once the loss is computed.
-    """
-    with tf.GradientTape() as tape:
-        if isinstance(var_list, (list, tuple)):
-            checks.variables(var_list, id)
-            tape.watch([_keras.tensorflow_variable(v) for v in var_list])
-        value = loss()
-        of_loss = value[0] if isinstance(value, tuple) else value
-        if grad_loss is not None:
-            of_loss *= tf.cast(grad_loss, of_loss.dtype)
-        # Keras 2 has a call for that, and unscales gradients by another one.
-        by_call = [each for each in optimizers if hasattr(each, "get_scaled_loss")]
-        if by_call:
-            of_loss = by_call[0].get_scaled_loss(of_loss)
-        elif hasattr(optimizers[0], "scale_loss"):
-            of_loss = optimizers[0].scale_loss(of_loss)
-    variables = list(var_list() if callable(var_list) else var_list)
-    checks.variables(variables, id)
-    gradients = tape.gradient(of_loss, variables) if variables else []
-    if by_call:
-        gradients = by_call[0].get_unscaled_gradients(gradients)
-    return value, gradients, variables
 
 
 @functools.cache
@@ -520,7 +349,7 @@ def _install(keras):
 
     @functools.wraps(original)
     def train_step(model, data):
-        for optimizer in _chain(getattr(model, "optimizer", None)):
+        for optimizer in chain(getattr(model, "optimizer", None)):
             if isinstance(optimizer, SharpnessAware):
                 return optimizer.train_step(model, data)
         return original(model, data)
