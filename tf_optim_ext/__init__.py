@@ -19,6 +19,7 @@ from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.engine.route import portable
 from tf_optim_ext.optimizers import *  # noqa: F403
 from tf_optim_ext.version import __version__
+from tf_optim_ext.wrappers.sam import ASAM, GSAM, SAM
 
 AveragedWeights = keras_hooks.averaged_weights(_keras.KerasOptimizer._api)
 
@@ -26,6 +27,9 @@ native.load()
 
 __all__ = [
     *optimizers.__all__,
+    "ASAM",
+    "GSAM",
+    "SAM",
     "AveragedWeights",
     "Boolean",
     "Choice",

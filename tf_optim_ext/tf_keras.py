@@ -14,8 +14,18 @@ from tf_optim_ext._keras import keras2
 from tf_optim_ext.base import keras_hooks
 from tf_optim_ext.base.optimizer import Optimizer as _Optimizer
 from tf_optim_ext.schedules import Schedule as _Schedule
+from tf_optim_ext.wrappers.around import AroundAnother
 
 __all__ = list(tf_optim_ext.__all__)
+
+
+_ROOTS = (_Optimizer, AroundAnother, _Schedule)
+# What these are over, and what takes its place.
+_BASES = (
+    (_keras.KerasOptimizer, keras2.KerasOptimizer),
+    (_keras.KerasWrapper, keras2.KerasWrapper),
+    (_keras.KerasSchedule, keras2.KerasSchedule),
+)
 
 
 class _OverKeras2(type):
@@ -23,28 +33,22 @@ class _OverKeras2(type):
 
     def mro(cls):
         found = super().mro()
-        of_keras_2 = (keras2.KerasSchedule if _Schedule in found else keras2.KerasOptimizer).__mro__
-        replaced = {
-            *_keras.KerasOptimizer.__mro__,
-            *_keras.KerasSchedule.__mro__,
-            *of_keras_2,
-        }
-        return [base for base in found if base not in replaced] + [*of_keras_2]
+        here, of_keras_2 = next(pair for pair in _BASES if any(base in found for base in pair))
+        replaced = {*here.__mro__, *of_keras_2.__mro__}
+        return [base for base in found if base not in replaced] + [*of_keras_2.__mro__]
 
 
 @functools.cache
 def over_keras_2(cls):
-    """A subclass of an optimizer or schedule of this package that is one of Keras 2, and none of
-    Keras 3."""
-    if issubclass(cls, (keras2.KerasOptimizer, keras2.KerasSchedule)):
+    """A subclass of a class of this package that is one of Keras 2, and none of Keras 3."""
+    if issubclass(cls, tuple(of_keras_2 for _, of_keras_2 in _BASES)):
         return cls
-    root = _Schedule if issubclass(cls, _Schedule) else _Optimizer
-    bases = [over_keras_2(base) for base in cls.__bases__ if issubclass(base, root)]
+    bases = [over_keras_2(base) for base in cls.__bases__ if issubclass(base, _ROOTS)]
     attributes = {"__doc__": cls.__doc__, "__module__": __name__}
-    if root is _Schedule:
+    if issubclass(cls, _Schedule):
         attributes["__qualname__"] = f"schedules.{cls.__name__}"
     made = _OverKeras2(cls.__name__, (cls, *bases), attributes)
-    if cls is root:
+    if cls in _ROOTS:
         return made
     return keras2.KerasOptimizer._api.saving.register_keras_serializable("tf_optim_ext")(made)
 
@@ -69,7 +73,7 @@ def __getattr__(name):
     found = getattr(tf_optim_ext, name)
     if name == "AveragedWeights":
         return keras_hooks.averaged_weights(keras2.KerasOptimizer._api)
-    is_optimizer = isinstance(found, type) and issubclass(found, _Optimizer)
+    is_optimizer = isinstance(found, type) and issubclass(found, _ROOTS)
     return over_keras_2(found) if is_optimizer else found
 
 

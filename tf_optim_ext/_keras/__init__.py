@@ -37,6 +37,7 @@ __all__ = [
     "DecayHooks",
     "KerasOptimizer",
     "KerasSchedule",
+    "KerasWrapper",
     "are_dense",
     "exporting_saved_model",
     "generation_of",
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 if versions.uses_keras_2():
-    from tf_optim_ext._keras.keras2 import KerasOptimizer, KerasSchedule
+    from tf_optim_ext._keras.keras2 import KerasOptimizer, KerasSchedule, KerasWrapper
 
     VARIABLES: Any = (tf.Variable,)
 
@@ -68,6 +69,7 @@ else:
     from tf_optim_ext._keras.keras3 import (  # type: ignore[assignment]
         KerasOptimizer,
         KerasSchedule,
+        KerasWrapper,
     )
 
     VARIABLES = (tf.keras.Variable, tf.Variable)

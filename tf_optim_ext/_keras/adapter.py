@@ -191,3 +191,24 @@ class Adapter(Names):
     def _restored_slot(self, position, slot_name, variable):
         """The slot that a checkpoint has at a position; None if it does not exist yet."""
         raise NotImplementedError
+
+
+class WrapperAdapter(Names):
+    """To be inherited before the optimizer of a generation of Keras, by one around another one.
+
+    The optimizer that Keras makes has no state: that of the inner one is all there is.
+    """
+
+    _api: Any
+    _untracked: Any
+    inner_optimizer: Any
+
+    def _hide_from_tracking(self):
+        object.__setattr__(self, "_untracked", types.SimpleNamespace())
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        return self._children(save_type == "checkpoint")
+
+    def _children(self, of_checkpoint):
+        """What a checkpoint, or else a SavedModel, holds: dict from name."""
+        raise NotImplementedError

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_optim_ext._keras import versions
-from tf_optim_ext._keras.adapter import NO_AGGREGATION, Adapter
+from tf_optim_ext._keras.adapter import NO_AGGREGATION, Adapter, WrapperAdapter
 
 try:
     import tf_keras
@@ -150,3 +150,42 @@ def _restored(cls, config, store):
     optimizer = cls.from_config(config)
     optimizer.load_own_variables(store)
     return optimizer
+
+
+class KerasWrapper(WrapperAdapter, tf_keras.optimizers.Optimizer):
+    """A Keras 2 optimizer without state, around another one; and the parts of a training step."""
+
+    _api = tf_keras
+
+    def __init__(self, name):
+        self._hide_from_tracking()
+        super().__init__(name or type(self).__name__)
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type == "checkpoint":
+            return children
+        # As above, a loaded SavedModel has an optimizer of Keras 2 in its place. What that makes by
+        # itself are the variables that nobody uses here either.
+        return {**children, "_iterations": self._iterations, "_variables": self._variables}
+
+    @classmethod
+    def _deserialized(cls, config, custom_objects):
+        """The optimizer of a configuration."""
+        # Of those in `.h5` files, Keras 2 reads the name alone.
+        name = config.get("registered_name") or config["class_name"]
+        return tf_keras.optimizers.deserialize(
+            {**config, "class_name": name}, custom_objects, use_legacy_optimizer=False
+        )
+
+    def _predictions(self, model, x):
+        return model(x, training=True)
+
+    def _loss(self, model, x, y, y_pred, sample_weight):
+        """The loss of a compiled model, of which gradients are taken; notes it by itself."""
+        loss = model.compute_loss(x, y, y_pred, sample_weight)
+        model._validate_target_and_loss(y, loss)
+        return loss
+
+    def _note_loss(self, model, loss, x):
+        """The loss function itself does that."""

@@ -1,9 +1,10 @@
 """Every private name of Keras 3 that the package uses."""
 
 import keras
+import tensorflow as tf
 
 from tf_optim_ext._keras import tensorflow, versions
-from tf_optim_ext._keras.adapter import NO_AGGREGATION, Adapter
+from tf_optim_ext._keras.adapter import NO_AGGREGATION, Adapter, WrapperAdapter
 
 versions.check_keras_3(keras.__version__, keras.backend.backend())
 try:
@@ -100,3 +101,34 @@ class KerasOptimizer(Adapter, keras.optimizers.Optimizer):
         """
         frame = tensorflow.caller(legacy_h5_format.load_model_from_hdf5)
         return frame and frame.f_locals.get("model")
+
+
+class KerasWrapper(WrapperAdapter, keras.optimizers.Optimizer):
+    """A Keras 3 optimizer without state, around another one; and the parts of a training step."""
+
+    _api = keras
+
+    def __init__(self, name):
+        self._hide_from_tracking()
+        super().__init__(learning_rate=0.0, name=name)
+
+    @classmethod
+    def _deserialized(cls, config, custom_objects):
+        """The optimizer of a configuration."""
+        return keras.saving.deserialize_keras_object(config, custom_objects)
+
+    def _predictions(self, model, x):
+        return model(x, training=True) if model._call_has_training_arg else model(x)
+
+    def _loss(self, model, x, y, y_pred, sample_weight):
+        """The loss of a compiled model, of which gradients are taken."""
+        return model._compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+        )
+
+    def _note_loss(self, model, loss, x):
+        """Updates the mean loss that `fit` shows."""
+        # Under a strategy, the loss is a share of the sum over the replicas.
+        loss *= tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
+        first = next(each for each in tf.nest.flatten(x) if each is not None)
+        model._loss_tracker.update_state(loss, sample_weight=tf.shape(first)[0])

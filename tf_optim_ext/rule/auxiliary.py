@@ -1,8 +1,8 @@
-"""The small rules that run beside those of optimizers: averages and sums of arrays."""
+"""The small rules that run beside those of optimizers: averages, sums, perturbed weights."""
 
 import functools
 
-from tf_optim_ext.rule import is_set, lerp, trace, unless_set, where
+from tf_optim_ext.rule import absolute, is_set, lerp, trace, unless_set, where
 
 
 def _average(w, g, s, h):
@@ -20,6 +20,17 @@ def _reset(w, g, s, h):
     return where(h.step > 0, 0.0, w)
 
 
+def _perturb(w, g, s, h):
+    """Weights `w` moved along the gradients `g`."""
+    return w + g * h.gradient_scale
+
+
+def _perturb_adaptively(w, g, s, h):
+    """Weights `w` moved along `T g`, T their magnitude; or 1, if not `adaptive`."""
+    magnitude = where(h.adaptive != 0, absolute(w) + h.eta, 1.0)
+    return w + magnitude * (g * h.gradient_scale)
+
+
 @functools.cache
 def average():
     return trace(_average, hyperparameters=("ema_momentum",))
@@ -35,4 +46,14 @@ def reset():
     return trace(_reset)
 
 
-ALL = (average, accumulate, reset)
+@functools.cache
+def perturb():
+    return trace(_perturb)
+
+
+@functools.cache
+def perturb_adaptively():
+    return trace(_perturb_adaptively, hyperparameters=("adaptive", "eta"))
+
+
+ALL = (average, accumulate, reset, perturb, perturb_adaptively)
