@@ -15,6 +15,7 @@ from tf_optim_ext.base.declaration import (
     Slot,
     VariableScalar,
 )
+from tf_optim_ext.base.groups import Group, layerwise_learning_rates, no_decay_of_biases_and_norms
 from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.engine.route import portable
 from tf_optim_ext.optimizers import *  # noqa: F403
@@ -35,13 +36,16 @@ __all__ = [
     "Choice",
     "Computed",
     "Derived",
+    "Group",
     "Hyperparameter",
     "Optimizer",
     "OptimizerScalar",
     "Slot",
     "VariableScalar",
     "__version__",
+    "layerwise_learning_rates",
     "native",
+    "no_decay_of_biases_and_norms",
     "portable",
     "schedules",
 ]

@@ -38,8 +38,8 @@ class Scalars:
     Attributes:
         finished: the update count before this step: int64 scalar, Python number or tensor; for the
             native op also the handle of a variable.
-        learning_rate: Python float, or scalar tensor of float32 or float64. For the native op also
-            the handle of a variable.
+        learning_rate: Python float, or scalar tensor of float32 or float64, or a list of float64
+            tensors, with one for each variable. For the native op also the handle of a variable.
         gradient_scale: factor of all gradients: Python float, or float64 tensor with one element
             or one for each variable.
         hyperparameters: dict from name to a float or scalar tensor, or to a list of these, with one
@@ -59,6 +59,13 @@ class Scalars:
     def step(self):
         """What a rule calls `h.step`; counts from 1."""
         return self.finished + 1
+
+    @property
+    def rates(self):
+        """`learning_rate` as an op takes it."""
+        if not isinstance(self.learning_rate, list):
+            return self.learning_rate
+        return _gathered([self.learning_rate], len(self.learning_rate))[:, 0]
 
     @property
     def scale(self):
@@ -88,7 +95,9 @@ class Scalars:
         scale = self.gradient_scale
         if isinstance(scale, tf.Tensor) and scale.shape.rank == 1:
             scale = scale[i]
-        values = {"step": self.step, "learning_rate": self.learning_rate, "gradient_scale": scale}
+        rate = self.learning_rate
+        rate = rate[i] if isinstance(rate, list) else rate
+        values = {"step": self.step, "learning_rate": rate, "gradient_scale": scale}
         for name in program.hyperparameters:
             value = self.hyperparameters[name]
             values[name] = value[i] if isinstance(value, list) else value
@@ -97,6 +106,10 @@ class Scalars:
     def subset(self, indices):
         """The scalars for some of the variables."""
         several = [v for v in self.hyperparameters.values() if isinstance(v, list)]
+        rate = self.learning_rate
+        if isinstance(rate, list):
+            several.append(rate)
+            rate = [rate[i] for i in indices]
         scale = self.gradient_scale
         whole = len(indices) == len(self.rounding or indices)
         if whole and not several and not (isinstance(scale, tf.Tensor) and scale.shape):
@@ -109,5 +122,9 @@ class Scalars:
         }
         rounding = self.rounding and [self.rounding[i] for i in indices]
         return dataclasses.replace(
-            self, gradient_scale=scale, hyperparameters=hyperparameters, rounding=rounding
+            self,
+            learning_rate=rate,
+            gradient_scale=scale,
+            hyperparameters=hyperparameters,
+            rounding=rounding,
         )

@@ -166,7 +166,7 @@ def compiled_step(program, on, gradients, scalars):
     on.compiled[key](
         gradients,
         tf.convert_to_tensor(scalars.finished, tf.int64),
-        _to_float64(scalars.learning_rate),
+        _to_float64(scalars.rates),
         _to_float64(scalars.gradient_scale),
         tf.convert_to_tensor(scalars.rows(program), tf.float64),
     )
@@ -180,6 +180,8 @@ def _compiled(program, on, keys):
             name: tf.unstack(column) if rows.shape[0] > 1 else column[0]
             for name, column in zip(program.hyperparameters, columns)
         }
+        if learning_rate.shape.rank:
+            learning_rate = tf.unstack(learning_rate)
         numbers = Scalars(finished, learning_rate, gradient_scale, hyperparameters, keys)
         step(program, on, gradients, numbers)
 

@@ -91,7 +91,7 @@ def take_own(cls, kwargs):
         hint = "".join(text for name, text in HINTS.items() if name in unknown)
         raise TypeError(
             f"{owner} {' and '.join(problems)}.{hint} It takes: "
-            f"{['learning_rate', *declared, *COMMON]}"
+            f"{['learning_rate', *declared, *COMMON, 'groups']}"
         )
     if kwargs.get("epsilon", 0.0) is None:  # as `tf.keras` 2 and TensorFlow Addons had it
         kwargs["epsilon"] = cls._api.backend.epsilon()

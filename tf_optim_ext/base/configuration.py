@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from tf_optim_ext import _keras, checks
+from tf_optim_ext.backends import replica
 from tf_optim_ext.base import arguments, keras_hooks
 from tf_optim_ext.base.declaration import Declaration
 from tf_optim_ext.base.exclusions import Exclusions
+from tf_optim_ext.base.groups import Group, Groups
 from tf_optim_ext.base.interface import Interface
 from tf_optim_ext.engine import graphs, hyperparameters
 
@@ -31,7 +33,7 @@ class _SignatureWithCommonArguments:
             return inspect.Signature(parameters)
         base = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-            for name, default in arguments.COMMON.items()
+            for name, default in {**arguments.COMMON, "groups": None}.items()
             if name not in [p.name for p in parameters]
         ]
         return inspect.Signature([*named, *base])
@@ -59,6 +61,7 @@ class Configuration(Interface):
         kwargs = {n: v for n, v in kwargs.items() if n not in self._ignored_arguments}
         if self.rule is None:
             raise TypeError(f"{owner} needs a static method `rule(w, g, s, h)`, see `Optimizer`.")
+        groups = Groups(kwargs.pop("groups", None), self)
         common = arguments.take_common(owner, kwargs)
         for name in self.required:
             self._check_given(name, common[name])
@@ -68,13 +71,17 @@ class Configuration(Interface):
         for name in arguments.INTERVALS:
             if plain[name] is not None and not hyperparameters.is_number(plain[name]):
                 plain[name] = 1.0
-        super().__init__(self._checked_rate(learning_rate), **plain)
+        rate = self._checked_rate(learning_rate)
+        groups.relate_to(rate)
+        super().__init__(rate, **plain)
         for name, value in {**common, "name": self.name, **values}.items():
             self._set_untracked(name, value)
         self._untracked.exclusions = Exclusions()
         self._untracked.traced_numbers = hyperparameters.TracedNumbers(self._intervals())
+        self._untracked.groups = groups
         self._derive_flags()
         self._check_options()
+        self._check_groups()
         self._untracked.traced_numbers.create(
             vars(self), self._strategy, _keras.tensorflow_variable(self._counter)
         )
@@ -98,6 +105,10 @@ class Configuration(Interface):
 
     def _check_options(self):
         """Raises a `ValueError` for options that the rule cannot have."""
+        raise NotImplementedError
+
+    def _check_groups(self):
+        """Raises a `ValueError` for groups that the rule cannot have."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------- changing arguments
@@ -264,10 +275,81 @@ class Configuration(Interface):
             values["fully_decoupled_weight_decay"] = float(self.fully_decoupled_weight_decay)
         if "weight_decay" in values:
             decay = values["weight_decay"]
-            decay = values["weight_decay"] = 0.0 if decay is None else decay
-            if (tf.is_tensor(decay) or decay) and not self._all_decay:
-                values["weight_decay"] = [decay if self._decays(v) else 0.0 for v in variables]
+            values["weight_decay"] = 0.0 if decay is None else decay
+        groups = self._untracked.groups
+        for name in groups.overridden.intersection(values):
+            keys = [self._key_of(v) for v in variables]
+            of_variables = groups.values(name, values[name], keys, self._counter)
+            values[name] = (
+                [_bound(x) for x in of_variables] if name == "clipvalue" else of_variables
+            )
+        if "weight_decay" in values:
+            decays = values["weight_decay"]
+            if not isinstance(decays, list):
+                decays = [decays] * len(variables)
+            has_some = any(tf.is_tensor(decay) or decay for decay in decays)
+            if has_some and not self._all_decay:
+                values["weight_decay"] = [
+                    decay if self._decays(v) else 0.0 for decay, v in zip(decays, variables)
+                ]
         return values
+
+    def _rates(self, variables):
+        """The learning rate of the step, or a list with one for each variable."""
+        rate, groups = self.learning_rate, self._untracked.groups
+        if not groups.have_rates:
+            return rate
+        rate = replica.read(rate) if checks.is_variable(rate) else tf.convert_to_tensor(rate)
+        return groups.rates(rate, [self._key_of(v) for v in variables], self._counter)
+
+    def _is_frozen(self, variable):
+        group = self._untracked.groups.of(self._key_of(variable))
+        return group is not None and group.frozen
+
+    def _resolve_groups(self, variables):
+        self._untracked.groups.resolve(variables, self._key_of)
+
+    def describe(self, print_fn=print):
+        """Prints variables, shapes, groups and the hyperparameters of the coming step.
+
+        Args:
+            print_fn: function of a text.
+
+        Raises:
+            ValueError: the optimizer is not built.
+        """
+        if not self.built:
+            raise ValueError(
+                "`describe` needs an optimizer that is built: call `build(variables)`."
+            )
+        variables, groups = list(self._optimized), self._untracked.groups
+        names = list(dict.fromkeys(["weight_decay", *sorted(groups.overridden)]))
+        values = {"learning_rate": self._rates(variables)}
+        values.update(self._hyperparameter_values(names, variables))
+        columns = [
+            ["variable", *(checks.name_of(v) for v in variables)],
+            ["shape", *(str(tuple(v.shape)) for v in variables)],
+            ["group", *(self._name_of_group(v) for v in variables)],
+        ]
+        for name in ("learning_rate", *names):
+            of_all = values[name]
+            of_all = of_all if isinstance(of_all, list) else [of_all] * len(variables)
+            cells = [
+                "-" if self._is_frozen(v) else f"{float(x):.6g}" for x, v in zip(of_all, variables)
+            ]
+            columns.append([name, *cells])
+        widths = [max(map(len, column)) for column in columns]
+        for row in zip(*columns):
+            print_fn("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip())
+
+    def _name_of_group(self, variable):
+        group = self._untracked.groups.of(self._key_of(variable))
+        return "-" if group is None else f"{group.name}{' (frozen)' if group.frozen else ''}"
+
+    @property
+    def groups(self):
+        """The parameter groups: a list of `Group`."""
+        return list(self._untracked.groups.all)
 
     @property
     def _all_decay(self):
@@ -362,6 +444,9 @@ class Configuration(Interface):
         config.update(self._config_of_generation())
         if self._untracked.exclusions:
             config["weight_decay_exclusions"] = self._exclusions_config(self._untracked.exclusions)
+        if self._untracked.groups:
+            arguments_of_config = (self._optimized, self._key_of, self._api)
+            config["groups"] = [g.get_config(*arguments_of_config) for g in self.groups]
         return config
 
     @classmethod
@@ -375,6 +460,13 @@ class Configuration(Interface):
                 config[name] = cls._api.saving.deserialize_keras_object(
                     config[name], custom_objects
                 )
+        if config.get("groups"):
+            config["groups"] = [
+                each
+                if isinstance(each, Group)
+                else Group.from_config(each, cls._api, custom_objects)
+                for each in config["groups"]
+            ]
         # The second name is that of older files.
         old = config.pop("weight_decay_exemptions", None)
         exclusions = config.pop("weight_decay_exclusions", old)

@@ -78,6 +78,8 @@ class Optimizer(Step):
             of neighbouring numbers are lost. Results are reproducible, and independent of route
             and threads.
         seed: integer >= 0, for the random numbers of `stochastic_rounding`.
+        groups: list of `Group`, or of dicts of its arguments: variables with a learning rate,
+            weight decay or other hyperparameters of their own, or that are frozen.
         fully_decoupled_weight_decay: whether the weights shrink by `weight_decay` of themselves,
             not multiplied by the learning rate.
         **kwargs: the subclass's hyperparameters and flags.
@@ -171,6 +173,34 @@ class Optimizer(Step):
     @functools.cache
     def _program_of(cls, values):
         return cls.program(**cls._settings_of(values))
+
+    def _check_groups(self):
+        groups, owner = self._untracked.groups, type(self).__name__
+        if not groups:
+            return
+        program, derived = self._program(), self.declaration().derived.values()
+        for group in groups.all:
+            own = set(group.overrides)
+            if without := sorted(own - {*program.hyperparameters}):
+                raise ValueError(
+                    f"{owner}: {group!r} has {without} of its own, which this optimizer has for all "
+                    "variables, or not at all."
+                )
+            if group.learning_rate is not None or group.learning_rate_factor != 1.0:
+                own.add("learning_rate")
+            if common := sorted(own & program.common_scalars):
+                raise ValueError(
+                    f"{owner} has state that all variables share and that depends on {common}: "
+                    f"{group!r} cannot have its own."
+                )
+            for flag in derived:
+                name = flag.hyperparameter
+                if name in own and getattr(self, flag.name) == flag.value:
+                    raise ValueError(
+                        f"{owner}: `{name}` is {flag.special}, for which the update is another "
+                        f"one, and {group!r} has its own. Give the optimizer another `{name}`, and "
+                        f"{flag.special} to a group that comes last."
+                    )
 
     def _check_options(self):
         for name in transforms.FLAGS:

@@ -80,7 +80,7 @@ class Step(Configuration):
         gradients, present, checked_late = self._check(gradients, variables)
         with DeferredInterrupts(), graphs.named(self.name, checked_late):
             self.build(variables)
-            gradients, present = self._overwrite(gradients, present)
+            gradients, present = self._overwrite(*self._without_frozen(gradients, present))
             if present:
                 gradients = self._sum_over_replicas(gradients, present)
                 # 2. Scale the gradients, or sum them until an update is due.
@@ -107,7 +107,7 @@ class Step(Configuration):
         # 4. All weights and slots at once, with the sums before and the averages after them.
         beside = self._beside(gradients, variables, sums, limit is None)
         lazy = self.sparse != "exact"
-        rate = self.learning_rate
+        rate = self._rates(variables)
         self._run(self._program(), variables, gradients, scale, rate, lazy, beside)
         # 5. Constraints, and the averages that the step left out.
         for variable in variables:
@@ -200,6 +200,10 @@ class Step(Configuration):
                 "optimizer for another list of variables."
             )
 
+    def _without_frozen(self, gradients, variables):
+        pairs = [(g, v) for g, v in zip(gradients, variables) if not self._is_frozen(v)]
+        return [g for g, _ in pairs], [v for _, v in pairs]
+
     def _sum_over_replicas(self, gradients, variables):
         if call.argument(self, "summed"):
             return gradients
@@ -228,15 +232,20 @@ class Step(Configuration):
         limit, of_all = self._norm_limit()
         if limit is not None:
             return clipping.clipped(gradients, variables, limit, of_all)
-        if self.clipvalue is None:
+        if self.clipvalue is None and "clipvalue" not in self._untracked.groups.overridden:
             return gradients
-        bound = self._hyperparameter_values(["clipvalue"], variables)["clipvalue"]
+        bounds = self._hyperparameter_values(["clipvalue"], variables)["clipvalue"]
+        bounds = bounds if isinstance(bounds, list) else [bounds] * len(gradients)
         return [
-            tf.clip_by_value(g, *(tf.cast(b, g.dtype) for b in (-bound, bound))) for g in gradients
+            tf.clip_by_value(g, *(tf.cast(x, g.dtype) for x in (-bound, bound)))
+            for g, bound in zip(gradients, bounds)
         ]
 
     def _scalars(self, program, variables, gradient_scale, rate, reader):
         """The scalars of a step; those in variables on the device `reader` as their handles."""
+        if isinstance(rate, list):
+            values = self._hyperparameter_values(program.hyperparameters, variables)
+            return Scalars(self._update_count(reader), rate, gradient_scale, values)
         if isinstance(rate, _keras.VARIABLES):
             is_taken = rate.dtype in ("float32", "float64")
             rate = replica.readable_by_op(rate, reader if is_taken else None)

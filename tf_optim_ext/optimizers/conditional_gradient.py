@@ -73,6 +73,14 @@ class ConditionalGradient(Optimizer):
         """See `Optimizer`."""
         return settings.get("ord") != "nuclear" and super().treats_rows_alone(**settings)
 
+    def _check_groups(self):
+        super()._check_groups()
+        if self.ord == "nuclear" and self._untracked.groups.overridden:
+            raise ValueError(
+                'ConditionalGradient: with `ord="nuclear"`, groups may have a learning rate of their '
+                "own, and nothing else."
+            )
+
     @property
     def _changes_gradients(self):
         return self.ord == "nuclear"

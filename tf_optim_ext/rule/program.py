@@ -98,6 +98,14 @@ class Program:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @functools.cached_property
+    def common_scalars(self):
+        """Names of the scalars that must be the same for all variables: the new state that these
+        share depends on them."""
+        roots = [i for n, i in self.scalar_outputs.items() if n in self.optimizer_scalars]
+        cone = self.cone(roots, lambda i: self.nodes[i].op != "global_sum")
+        return {self.nodes[i].data for i in cone if self.nodes[i].op == "scalar"}
+
+    @functools.cached_property
     def may_be_unset(self):
         """Names of the state that may be NaN for "nothing yet": it compares that with itself.
 

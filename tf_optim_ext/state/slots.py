@@ -33,6 +33,10 @@ class Slots(_keras.KerasOptimizer):
         untracked.restored_slots = {}  # those that `build` will take
         self._set_accumulators([])
 
+    def _is_frozen(self, variable):
+        """Whether a variable stays as it is."""
+        raise NotImplementedError
+
     def _forget_variables(self, keys):
         """Drops the slots of variables that are not optimized any more.
 
@@ -61,7 +65,8 @@ class Slots(_keras.KerasOptimizer):
         return []
 
     def _create_slots(self, variables):
-        of_all, variables = variables, [v for v in variables if checks.is_trainable(v)]
+        of_all = variables
+        variables = [v for v in variables if checks.is_trainable(v) and not self._is_frozen(v)]
         if self.use_ema:
             averages = dict(zip(map(id, variables), self._add_slots(variables, "average")))
             self._set_averages([averages.get(id(v)) for v in of_all])

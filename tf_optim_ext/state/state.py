@@ -29,6 +29,7 @@ class State(Stores):
         checks.variables(variables, self._key_of)
         with tf.init_scope():
             positions = {self._key_of(v): i for i, v in enumerate(variables)}
+            self._resolve_groups(variables)
             self._forget_variables(positions.keys())
             pending = self._pending_state()
             self._create_slots(variables)
@@ -89,6 +90,10 @@ class State(Stores):
                     _assign_if_set,
                     args=(_keras.tensorflow_variable(average),),
                 )
+
+    def _resolve_groups(self, variables):
+        """Finds the parameter group of each variable, or raises a `ValueError`."""
+        raise NotImplementedError
 
     def _replace_iterations(self, variable):
         self._replace_counter(variable)

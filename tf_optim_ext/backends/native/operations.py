@@ -84,7 +84,7 @@ def step(program, group, gradients, scalars, lazy=False, beside=NOTHING):
         "gradients": _readable(values),
         "indices": [gradients[i].indices for i in by_rows],
         "finished": scalars.finished,
-        "learning_rate": scalars.learning_rate,
+        "learning_rate": scalars.rates,
         "gradient_scale": scalars.scale,
         "hyperparameters": scalars.rows(program),
         "rule": _kernel(program),
