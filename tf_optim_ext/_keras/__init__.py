@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_optim_ext._keras import versions
 from tf_optim_ext._keras.adapter import NOT_CALLED, DecayHooks
+from tf_optim_ext._keras.checkpoint import checkpoint_with_context
 from tf_optim_ext._keras.schedules import is_schedule
 from tf_optim_ext._keras.swap import has_swapped, wrap_swap
 from tf_optim_ext._keras.tensorflow import (
@@ -31,6 +32,7 @@ __all__ = [
     "DecayHooks",
     "KerasOptimizer",
     "are_dense",
+    "checkpoint_with_context",
     "exporting_saved_model",
     "has_dtype",
     "has_gpus",

@@ -94,9 +94,11 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     # Keras 2 has no way of its own to copy and pickle optimizers.
 
     def __reduce__(self):
-        store: dict[str, Any] = {}
-        self.save_own_variables(store)
-        return _restored, (type(self), self.get_config(), store)
+        stores: list[dict[str, Any]] = []
+        for each in self._with_inside():
+            stores.append({})
+            each.save_own_variables(stores[-1])
+        return _restored, (type(self), self.get_config(), stores)
 
     def __deepcopy__(self, memo):
         make, arguments = self.__reduce__()
@@ -136,11 +138,15 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     def _overwrite(self, gradients, variables):
         return gradients, variables
 
+    def _apply_by(self, optimizer, gradients, variables, summed):
+        optimizer.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=summed)
+
     def _model_being_loaded(self):
         """None: Keras 2 builds the optimizer of a file for the right variables."""
 
 
-def _restored(cls, config, store):
+def _restored(cls, config, stores):
     optimizer = cls.from_config(config)
-    optimizer.load_own_variables(store)
+    for each, store in zip(optimizer._with_inside(), stores):
+        each.load_own_variables(store)
     return optimizer

@@ -20,6 +20,22 @@ def _reset(w, g, s, h):
     return where(h.step > 0, 0.0, w)
 
 
+def _start(w, g, s, h):
+    """The weights `g`, where `w` is not set yet."""
+    return where(w != w, g, w)
+
+
+def _mean(w, g, s, h):
+    """Average `w` of the weights `g`; unlike `_average`, it may start after any number of steps."""
+    return where(w != w, g, lerp(g, w, h.momentum))
+
+
+def _lookahead(w, g, s, h):
+    """Both the slow weights and the fast ones `w` go to a point between them."""
+    s.slow = where(s.slow != s.slow, w, lerp(s.slow, w, h.slow_step_size))
+    return s.slow
+
+
 @functools.cache
 def average():
     return trace(_average, hyperparameters=("ema_momentum",))
@@ -35,4 +51,19 @@ def reset():
     return trace(_reset)
 
 
-ALL = (average, accumulate, reset)
+@functools.cache
+def start():
+    return trace(_start)
+
+
+@functools.cache
+def mean():
+    return trace(_mean, hyperparameters=("momentum",))
+
+
+@functools.cache
+def lookahead():
+    return trace(_lookahead, slots=("slow",), hyperparameters=("slow_step_size",))
+
+
+ALL = (average, accumulate, reset, start, mean, lookahead)
