@@ -98,4 +98,4 @@ class State(Stores):
 def assign_if_set(variable, average):
     # Before the first update there is no average.
     value = tf.cast(average, variable.dtype)
-    variable.assign(tf.where(tf.math.is_nan(value), variable, value))
+    return variable.assign(tf.where(tf.math.is_nan(value), variable, value))

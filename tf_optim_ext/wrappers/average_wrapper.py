@@ -7,6 +7,7 @@ import tensorflow as tf
 from tf_optim_ext import _keras, checks
 from tf_optim_ext.backends import replica
 from tf_optim_ext.base.declaration import Computed, Slot
+from tf_optim_ext.base.step import without_autograph
 from tf_optim_ext.engine import graphs
 from tf_optim_ext.engine.control import cond
 from tf_optim_ext.engine.interrupts import DeferredInterrupts
@@ -70,6 +71,7 @@ class AveragedOptimizerWrapper(Wrapper):
 
     # --------------------------------------------------------------------------------- the averages
 
+    @without_autograph
     def assign_average_vars(self, var_list):
         """Assigns to variables their averages.
 
@@ -80,7 +82,7 @@ class AveragedOptimizerWrapper(Wrapper):
             var_list: list of variables, for example `model.variables`.
 
         Returns:
-            In a graph, the operation that assigns; None when executing eagerly.
+            In a graph of a session, the operation that assigns; otherwise None.
 
         Raises:
             TypeError: something in `var_list` is no variable.
@@ -96,7 +98,8 @@ class AveragedOptimizerWrapper(Wrapper):
             slot = slots.get(self._key_of(variable))
             if slot is not None:
                 pairs.append((variable, slot))
-        return tf.group(self._assigned(pairs))
+        assigned = self._assigned(pairs)
+        return None if _keras.keeps_order() else tf.group(assigned)
 
     def _assigned(self, pairs):
         with _keras.hidden_from_debuggers(), DeferredInterrupts():

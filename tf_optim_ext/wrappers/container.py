@@ -295,17 +295,21 @@ class Container(Optimizer):
         replica.add(self._counter, 1)
 
     def _apply_inside(self, gradients, variables):
-        positions = {self._key_of(v): i for i, v in enumerate(variables)}
         summed = bool(call.argument(self, "summed"))
         for each, some in self._shares(variables):
             if not some:
                 continue
-            of_each = [gradients[positions[self._key_of(v)]] for v in some]
+            of_each = gradients if some is variables else self._of(some, gradients, variables)
             if not isinstance(each, Optimizer):
                 self._apply_by(each, of_each, some, summed)
                 continue
             with call.arguments(each, summed=True) if summed else contextlib.nullcontext():
                 each.apply(of_each, some)
+
+    def _of(self, some, gradients, variables):
+        """The gradients of some of the variables; None where there is none."""
+        by_key = {self._key_of(v): g for g, v in zip(gradients, variables)}
+        return [by_key.get(self._key_of(v)) for v in some]
 
     def _update_count(self, reader=None):
         return replica.readable_by_op(self._counter, reader)

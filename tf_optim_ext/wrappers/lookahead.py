@@ -76,9 +76,9 @@ class Lookahead(Wrapper):
 
         Not the weights: they would have to be copied before they are written.
         """
-        by_key = {self._key_of(v): g for g, v in zip(gradients, variables)}
-        candidates = [(v, by_key.get(self._key_of(v))) for v in self._untracked.followed]
-        return [g if _fits(g, v) else tf.zeros(v.shape) for v, g in candidates]
+        followed = self._untracked.followed
+        candidates = self._of(followed, gradients, variables)
+        return [g if _fits(g, v) else tf.zeros(v.shape) for g, v in zip(candidates, followed)]
 
 
 def _fits(gradient, variable):

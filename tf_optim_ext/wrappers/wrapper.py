@@ -41,6 +41,7 @@ class Wrapper(Container):
                 f"{type(self).__name__}: {self.inner_optimizer.name!r} keeps averages of the "
                 "weights itself, which would not follow. Use it alone, or wrap another optimizer."
             )
+        self._untracked.followed = []  # the variables of the model that have a slot
         self._untracked.always_updates = not _skips(self.inner_optimizer)
 
     def _inside(self):
