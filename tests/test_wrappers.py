@@ -1,5 +1,6 @@
 """`Lookahead`, `MovingAverage` and `SWA`: their maths, step by step."""
 
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,7 +17,7 @@ from common import (
 from generation import keras
 from modes import MODES, in_mode, modes
 from references import wrappers as reference
-from wrapped import INSIDE, SLOTS, STEPS, WRAPPERS, each_wrapper, inside
+from wrapped import INSIDE, SLOTS, STEPS, WRAPPERS, each_wrapper, inside, some_wrappers
 
 import tf_optim_ext
 
@@ -83,15 +84,15 @@ class TestMaths:
     def test_every_step(self, name, inner):
         check_steps(name, inner)
 
-    @each_wrapper
+    @some_wrappers
     @modes
     def test_modes(self, name, mode):
         optimizer = check_steps(name, "Adam", mode)
         # The pass after the update takes the same route.
         assert str(optimizer._untracked.route) == str(optimizer.route) != "none"
 
-    @each_wrapper
-    @pytest.mark.parametrize("mode", MODES[1:3])
+    @some_wrappers
+    @pytest.mark.parametrize("mode", conftest.shortened(MODES[1:3], ("function",)))
     def test_modes_of_keras_own(self, name, mode):
         check_steps(name, "keras Adam", mode)
 

@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,7 +19,7 @@ from common import (
     unchanged,
 )
 from generation import IS_KERAS_2, LossScaleOptimizer, keras, only_keras_3
-from modes import in_mode
+from modes import MODES, in_mode
 from wrapped import SLOTS, STEPS, WRAPPERS, each_wrapper
 
 import tf_optim_ext
@@ -212,7 +213,7 @@ class TestInterface:
             train(WRAPPERS[name](each), some, 7)
         assert same(arrays(variables), arrays(others))
 
-    @pytest.mark.parametrize("mode", ["eager", "function", "xla"])
+    @pytest.mark.parametrize("mode", conftest.shortened(MODES[:3], ("eager", "function")))
     @pytest.mark.parametrize("module", [tf_optim_ext, keras.optimizers], ids=["ours", "keras"])
     @only_keras_3("its own optimizers do not accumulate")
     def test_accumulation_inside(self, module, mode):
@@ -282,7 +283,7 @@ class TestInterface:
 
 
 class TestGradients:
-    @pytest.mark.parametrize("mode", ["eager", "function", "xla"])
+    @pytest.mark.parametrize("mode", conftest.shortened(MODES[:3], ("eager", "function")))
     @each_wrapper
     def test_sparse_ones_are_like_dense_ones(self, name, mode):
         table = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)

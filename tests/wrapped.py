@@ -2,6 +2,7 @@
 
 import functools
 
+import conftest
 import pytest
 import references
 from generation import keras
@@ -40,4 +41,6 @@ INSIDE = {
         {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
     ),
 }
+# Where the other wrappers take the same way: they are for the long tests.
+some_wrappers = pytest.mark.parametrize("name", conftest.shortened(WRAPPERS, ("Lookahead",)))
 inside = pytest.mark.parametrize("inner", INSIDE)
