@@ -24,6 +24,8 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     _api = tf_keras
     _ignored_arguments = ("jit_compile", "is_legacy_optimizer")
     _unknown_arguments = ("loss_scale_factor", "gradient_accumulation_steps")
+    # Whether the name of the counter tells it from that of another optimizer, in one `.h5` file.
+    _has_own_scope = False
 
     def __init__(self, learning_rate, name=None, **kwargs):
         self._hide_from_tracking()
@@ -44,6 +46,10 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     @built.setter
     def built(self, value):
         self._set_untracked("_built", value)
+
+    def _create_iteration_variable(self):
+        with tf.name_scope(type(self).__name__ if self._has_own_scope else ""):
+            super()._create_iteration_variable()
 
     def _new_variable(self, shape, initializer, dtype, name, aggregation=NO_AGGREGATION):
         """Adds an optimizer variable; restores nothing."""

@@ -12,7 +12,7 @@ from tf_optim_ext.backends import replica
 from tf_optim_ext.base import arguments
 from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.base.step import without_autograph
-from tf_optim_ext.engine import call, graphs, hyperparameters, replicas
+from tf_optim_ext.engine import call, graphs, hyperparameters, replicas, sparse
 from tf_optim_ext.engine.interrupts import DeferredInterrupts
 from tf_optim_ext.state.slots import VariableList
 
@@ -58,6 +58,7 @@ class Container(Optimizer):
     """
 
     counts: ClassVar[dict[str, int]] = {}
+    _has_own_scope = True
     __signature__ = _OwnSignature()
 
     def __init__(self, name, **kwargs):
@@ -166,8 +167,9 @@ class Container(Optimizer):
         return getattr(self._inside()[0], "route", self._untracked.route)
 
     def scale_loss(self, loss):
-        """The loss as the optimizer inside scales it."""
-        return self._inside()[0].scale_loss(loss)
+        """The loss as the optimizer inside scales it; those of Keras 2 itself do not."""
+        scale = getattr(self._inside()[0], "scale_loss", None)
+        return loss if scale is None else scale(loss)
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Excludes variables from the weight decay of the optimizers inside; see `Optimizer`."""
@@ -279,15 +281,19 @@ class Container(Optimizer):
             raise ValueError(f"{len(gradients)} gradients for {len(variables)} variables.")
         if self.built and self._untracked.inside_checks:
             return gradients, variables, []
-        self._check_variables(gradients, variables)
-        gradients, variables = checks.present_gradients(gradients, variables)
-        gradients = [checks.gradient(g, v) for g, v in zip(gradients, variables)]
+        gradients, variables = self._present(gradients, variables)
         late = [
             checks.sparse_indices(g, v)
             for g, v in zip(gradients, variables)
             if isinstance(g, tf.IndexedSlices)
         ]
         return gradients, variables, [] if tf.executing_eagerly() else late
+
+    def _present(self, gradients, variables):
+        """The gradients that are not None, checked, and their variables."""
+        self._check_variables(gradients, variables)
+        gradients, variables = checks.present_gradients(gradients, variables)
+        return [checks.gradient(g, v) for g, v in zip(gradients, variables)], variables
 
     def _step(self, gradients, variables):
         """Takes a step with gradients that are checked."""
@@ -328,16 +334,16 @@ class Container(Optimizer):
     def aggregate_gradients(self, grads_and_vars):
         """Sums gradients over the replicas of a strategy; see `Optimizer`.
 
-        Raises:
-            NotImplementedError: the optimizer inside cannot.
+        Optimizers of Keras 3 itself do not take what it returns, as they sum in each step.
         """
-        inside = self._inside()[0]
-        if not hasattr(inside, "aggregate_gradients"):
-            raise NotImplementedError(
-                f"{inside.name!r} sums gradients in each step, and not before. Use "
-                "`apply_gradients` alone."
-            )
-        return inside.aggregate_gradients(grads_and_vars)
+        gradients, variables = checks.pairs(grads_and_vars)
+        replicas.check_inside(self)
+        if not gradients:
+            return []
+        kept, present = self._present(gradients, variables)
+        prepared = sparse.all_prepared(kept, present, increasing=True)
+        summed = iter(replicas.summed(prepared, present, increasing=True))
+        return [(None if g is None else next(summed), v) for g, v in zip(gradients, variables)]
 
     # -------------------------------------------------------------------------------- configuration
 

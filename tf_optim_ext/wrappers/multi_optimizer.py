@@ -16,8 +16,9 @@ class MultiOptimizer(Container):
     keeps its value. The layers need not be built yet: what they have is looked up when the
     optimizer is.
 
-    The learning rate of this optimizer is that of the first one inside. Setting it, as Keras'
-    callbacks do, multiplies all of them by the same factor, so that their ratios stay.
+    The learning rate of this optimizer is that of the first one inside. Setting it, as callbacks of
+    Keras 3 do, multiplies all of them by the same factor, so that their ratios stay. Callbacks of
+    Keras 2 assign to the variable, which is that of the first one alone.
 
     Clipping is up to each optimizer; `global_clipnorm` of one inside is about its variables only.
 
