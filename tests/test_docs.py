@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 GUIDES = [
     (ROOT / "docs" / f"{name}.md").read_text()
-    for name in ("sparse-gradients", "compatibility", "changing-optimizers", "keras-2")
+    for name in ("sparse-gradients", "compatibility", "changing-optimizers", "keras-2", "wrappers")
 ]
 
 

@@ -33,8 +33,8 @@ NAMES = {
     "Yogi": "yogi",
     "extend_with_decoupled_weight_decay": "weight_decay_optimizers",
 }
-# Optimizers here take `learning_rate` only and no `decay`, Keras 3 has no `legacy`, and its variables
-# have no `read_value`.
+# Optimizers here take `learning_rate` only and no `decay`; Keras 3 has no `legacy`, and its
+# variables have no `read_value`.
 REWRITTEN = [
     (r"((AdaBelief|NovoGrad|RectifiedAdam|ProximalAdagrad|SGD)\(\s*)lr=", r"\1learning_rate="),
     (r"(nesterov=True, momentum=0\.3), decay=0\.1", r"\1"),

@@ -1,7 +1,7 @@
 """TensorFlow Addons' tests: which run with our classes, and which fail, and why.
 
-Of its last commit (April 2024). The module of `CyclicalLearningRate` is left out, which is not here,
-see the page on migration.
+Of its last commit (April 2024). The module of `CyclicalLearningRate` is left out, which is not
+here, see the page on migration.
 """
 
 from foreign.running import Known, Suite

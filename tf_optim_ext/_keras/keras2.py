@@ -1,5 +1,6 @@
 """Every private name of Keras 2, the package `tf_keras`, that the package uses."""
 
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -48,7 +49,8 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
         self._set_untracked("_built", value)
 
     def _create_iteration_variable(self):
-        with tf.name_scope(type(self).__name__ if self._has_own_scope else ""):
+        name = type(self).__name__
+        with tf.name_scope(name) if self._has_own_scope else contextlib.nullcontext():
             super()._create_iteration_variable()
 
     def _new_variable(self, shape, initializer, dtype, name, aggregation=NO_AGGREGATION):
