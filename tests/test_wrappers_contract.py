@@ -1,6 +1,7 @@
 """`Lookahead`, `MovingAverage` and `SWA`: arguments, calls, and gradients of all kinds."""
 
 import copy
+import inspect
 import pickle
 import warnings
 
@@ -27,24 +28,25 @@ from tf_optim_ext import _keras
 
 
 class TestArguments:
-    def test_signature(self):
-        import inspect
-
-        names = {
-            "Lookahead": ["optimizer", "sync_period", "slow_step_size", "name"],
-            "MovingAverage": [
-                "optimizer",
-                "average_decay",
-                "num_updates",
-                "start_step",
-                "dynamic_decay",
-                "name",
-            ],
-            "SWA": ["optimizer", "start_averaging", "average_period", "name"],
-            "MultiOptimizer": ["optimizers_and_layers", "optimizer_specs", "name"],
+    def test_of_addons(self):
+        """Names, order and defaults are those of tensorflow_addons.optimizers 0.23.0."""
+        required = inspect.Parameter.empty
+        expected = {
+            "Lookahead": {"optimizer": required, "sync_period": 6, "slow_step_size": 0.5},
+            "MovingAverage": {
+                "optimizer": required,
+                "average_decay": 0.99,
+                "num_updates": None,
+                "start_step": 0,
+                "dynamic_decay": False,
+            },
+            "SWA": {"optimizer": required, "start_averaging": 0, "average_period": 10},
+            "MultiOptimizer": {"optimizers_and_layers": None, "optimizer_specs": None},
         }
-        for name, expected in names.items():
-            assert list(inspect.signature(getattr(tf_optim_ext, name)).parameters) == expected
+        for name, arguments in expected.items():
+            parameters = inspect.signature(getattr(tf_optim_ext, name)).parameters
+            found = {key: parameter.default for key, parameter in parameters.items()}
+            assert list(found.items()) == [*arguments.items(), ("name", name)]
 
     @pytest.mark.parametrize(
         ("cls", "bad"),

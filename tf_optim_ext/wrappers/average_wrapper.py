@@ -1,6 +1,7 @@
 """What the optimizers that average weights share."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -140,7 +141,8 @@ class _AveragedWeights:
 
     def __init__(self, optimizer):
         self._optimizer = optimizer
-        self.forget()
+        self._before: list[Any] = []
+        self._inside: list[Any] = []
 
     def __enter__(self):
         graphs.check_runs_now("`averaged_weights`", "`assign_average_vars`")

@@ -1,5 +1,7 @@
 """Several optimizers, each for some of the layers."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tf_optim_ext import checks
@@ -75,7 +77,8 @@ class MultiOptimizer(Container):
                 )
                 for spec in specs
             ]
-        optimizers, parts = [], []
+        optimizers: list[Any] = []
+        parts: list[list[_Part]] = []
         for optimizer, part in given:
             same = [i for i, each in enumerate(optimizers) if each is optimizer]
             if same:
@@ -193,7 +196,7 @@ class _Part:
         self._positions = positions
 
     def _variables(self):
-        variables = []
+        variables: list[Any] = []
         for item in self._items:
             variables += [item] if checks.is_variable(item) else item.variables
         return variables

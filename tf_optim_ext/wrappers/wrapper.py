@@ -1,5 +1,7 @@
 """Optimizers around one other, whose weights they follow."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tf_optim_ext import _keras
@@ -31,7 +33,7 @@ class Wrapper(Container):
         ValueError: `optimizer` averages weights itself.
     """
 
-    following = None
+    following: Any = None
 
     def __init__(self, optimizer, name, **kwargs):
         self._set_untracked("inner_optimizer", self._checked_inside(optimizer))
