@@ -359,20 +359,28 @@ class Container(Optimizer):
     def _config_of_inside(self):
         """What the configuration has of the optimizers inside."""
         (inside,) = self._inside()
-        return {"optimizer": self._api.saving.serialize_keras_object(inside)}
+        return {"optimizer": self._serialized(inside)}
+
+    def _serialized(self, inside):
+        return self._api.optimizers.serialize(inside)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """The optimizer that `get_config` described."""
         config = {n: v for n, v in config.items() if n not in cls._ignored_arguments}
-        for name in ("optimizer", *cls._intervals()):
+        if isinstance(config.get("optimizer"), dict):
+            config["optimizer"] = cls._deserialized(config["optimizer"], custom_objects)
+        for name in cls._intervals():
             if isinstance(config.get(name), dict):
-                config[name] = cls._deserialized(config[name], custom_objects)
+                config[name] = cls._api.saving.deserialize_keras_object(
+                    config[name], custom_objects
+                )
         return cls(**config)
 
     @classmethod
     def _deserialized(cls, config, custom_objects):
-        return cls._api.saving.deserialize_keras_object(config, custom_objects)
+        # A copy, in which Keras may change the name of the class.
+        return cls._api.optimizers.deserialize(dict(config), custom_objects)
 
 
 def _property_of_inside(name):

@@ -135,7 +135,7 @@ class MultiOptimizer(Container):
         for spec, some, keys in zip(specs, self._untracked.parts, self._untracked.keys):
             for part in some:
                 part.check_has_weights(type(self).__name__)
-            spec["optimizer"] = self._api.saving.serialize_keras_object(spec["optimizer"])
+            spec["optimizer"] = self._serialized(spec["optimizer"])
             if self.built:
                 positions = [i for i, v in enumerate(self._optimized) if self._key_of(v) in keys]
                 spec["positions"] = positions
@@ -195,7 +195,7 @@ class _Part:
         self._names = list(names)
         self._positions = positions
 
-    def _variables(self):
+    def _of_items(self):
         variables: list[Any] = []
         for item in self._items:
             variables += [item] if checks.is_variable(item) else item.variables
@@ -203,12 +203,12 @@ class _Part:
 
     def names(self):
         """Names of its variables; of their paths in Keras 3."""
-        return [*self._names, *(checks.name_of(v) for v in self._variables())]
+        return [*self._names, *(checks.name_of(v) for v in self._of_items())]
 
     def keys(self, variables, key):
         """What identifies those of some variables that are in this part."""
         if self._items:
-            own = {key(v) for v in self._variables()}
+            own = {key(v) for v in self._of_items()}
             return [key(v) for v in variables if key(v) in own]
         named = [v for v in variables if checks.name_of(v) in self._names]
         # Names may have changed, and those of a `tf.Variable` may occur twice.
