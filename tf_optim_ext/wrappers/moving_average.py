@@ -56,9 +56,9 @@ class MovingAverage(AveragedOptimizerWrapper):
         >>> for _ in range(2):
         ...     _ = optimizer.apply_gradients([(tf.constant([0.1, 0.1]), w)])
         >>> with optimizer.averaged_weights():
-        ...     print(w.numpy().round(6).tolist())
+        ...     print([round(float(x), 6) for x in w])
         [0.75, 1.75]
-        >>> print(w.numpy().round(6).tolist())
+        >>> print([round(float(x), 6) for x in w])
         [0.6, 1.6]
     """
 

@@ -47,7 +47,7 @@ class SWA(AveragedOptimizerWrapper):
         >>> for _ in range(3):
         ...     _ = optimizer.apply_gradients([(tf.constant([0.1, 0.1]), w)])
         >>> optimizer.assign_average_vars([w])
-        >>> print(w.numpy().round(6).tolist())
+        >>> print([round(float(x), 6) for x in w])
         [0.8, 1.8]
     """
 

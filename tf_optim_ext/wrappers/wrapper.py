@@ -92,8 +92,7 @@ class Wrapper(Container):
         """Starts the slots that have not started yet from the weights."""
         slots = self._slots_of_followed()
         weights = [replica.read(v) for v in self._untracked.followed]
-        with _keras.hidden_from_debuggers():
-            self._run(auxiliary.start(), slots, weights)
+        self._run(auxiliary.start(), slots, weights)
 
     def _slots_of_followed(self):
         return [self.get_slot(v, self._slot) for v in self._untracked.followed]
