@@ -105,6 +105,19 @@ class TestMaths:
         optimizer = check_steps("Lookahead", "keras SGD")
         assert str(optimizer.route) == route_of_dense()
 
+    @each_wrapper
+    def test_debuggers_find_nothing(self, name):
+        """Slots are NaN at first, which is no error."""
+        variables, optimizer = make_variables(), WRAPPERS[name](tf_optim_ext.SGD(0.1))
+        tf.debugging.enable_check_numerics()
+        try:
+            with tf_optim_ext.portable():
+                train(optimizer, variables, 5)
+                if name != "Lookahead":
+                    optimizer.assign_average_vars(variables)
+        finally:
+            tf.debugging.disable_check_numerics()
+
     def test_lookahead_of_an_update_that_depends_on_the_weights(self):
         """By hand: the weights shrink by a part of what they are after the synchronisation."""
         optimizer = tf_optim_ext.Lookahead(

@@ -141,7 +141,7 @@ class TestFiles:
         assert_close(loaded.variables, arrays(model.variables), **TOLERANCE)
         assert_close(loaded.optimizer.variables, arrays(model.optimizer.variables), **TOLERANCE)
 
-    @each_or("MovingAverage", "MultiOptimizer")
+    @each_or("MultiOptimizer")
     @each_module
     def test_keras_files(self, name, module, tmp_path):
         model = fitted(name, module, run_eagerly=True)
@@ -159,7 +159,7 @@ class TestFiles:
         assert same(other.get_weights(), inner.get_weights())
 
     @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-    @each_or("Lookahead", "MultiOptimizer")
+    @each_or("Lookahead")
     @each_module
     def test_h5_files(self, name, module, tmp_path):
         if IS_KERAS_2 and name == "MultiOptimizer":
@@ -199,7 +199,7 @@ class TestFiles:
         assert same(arrays(others), arrays(variables))
         assert same(other.get_weights(), optimizer.get_weights())
 
-    @each_or("Lookahead", "MultiOptimizer")
+    @each_or("MultiOptimizer")
     def test_checkpoints_of_models(self, name, tmp_path):
         model, other = (fitted(name, keras.optimizers, run_eagerly=True) for _ in range(2))
         fit(model)

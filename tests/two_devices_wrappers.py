@@ -155,7 +155,7 @@ CHECKS = {
 
 
 # The others are long tests.
-SOME = {"Lookahead, ours", "MovingAverage, keras", "sparse"}
+SOME = {"Lookahead, ours", "MovingAverage, keras"}
 
 
 if __name__ == "__main__":

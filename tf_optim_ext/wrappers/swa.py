@@ -63,7 +63,7 @@ class SWA(AveragedOptimizerWrapper):
         )
 
     def _first_update(self):
-        return None
+        return self.start_averaging
 
     def is_due(self, count):
         """See `AveragedOptimizerWrapper`."""

@@ -68,9 +68,7 @@ class Wrapper(Container):
 
     def _step(self, gradients, variables):
         count = replica.read(self._counter)
-        first = self._first_update()
-        if first is not None:
-            cond(tf.equal(count, first), self._start)
+        cond(tf.equal(count, self._first_update()), self._start)
         always = self._untracked.always_updates
         before = None if always else self._updates_inside()
         self._apply_inside(gradients, variables)
@@ -85,7 +83,7 @@ class Wrapper(Container):
             cond(tf.not_equal(self._updates_inside(), before), update)
 
     def _first_update(self):
-        """The number of updates before the one that the slots start with; None: they do not."""
+        """The number of updates before the one that the slots start with."""
         return 0
 
     def _start(self):
