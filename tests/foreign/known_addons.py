@@ -144,6 +144,12 @@ KNOWN = (
         _ids("discriminative_layer_training", "serialization_after_training"),
     ),
     Known(
+        "private",
+        "the optimizer inside is `inner_optimizer`",
+        "has no attribute '_optimizer'",
+        _ids("moving_average", "config"),
+    ),
+    Known(
         "defect",
         "uses layers that Keras 3 does not have",
         "has no attribute 'experimental'",
