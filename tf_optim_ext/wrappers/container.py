@@ -384,11 +384,13 @@ class Container(Optimizer):
 
 
 def _property_of_inside(name):
+    # Not while Keras' constructor sets and checks its defaults.
+
     def get(self):
-        return self._of_inside(name)
+        return self._of_inside(name) if self._is_configured else arguments.COMMON[name]
 
     def set_(self, value):
-        if self._is_configured:  # and not while Keras' constructor sets its defaults
+        if self._is_configured:
             self._set_inside(name, value)
 
     return property(get, set_, doc=f"`{name}` of the optimizer inside; setting it sets it there.")

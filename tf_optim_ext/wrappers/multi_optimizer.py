@@ -262,7 +262,7 @@ def _check_scaling(owner, optimizers):
     for each in optimizers:
         if hasattr(each, "dynamic_growth_steps"):
             raise ValueError(
-                f"{owner}: {each.name!r} scales the loss, which is one for all. Put the "
+                f"{owner}: a {type(each).__name__} scales the loss, which is one for all. Put the "
                 f"`LossScaleOptimizer` around the {owner}."
             )
     factors = [getattr(each, "loss_scale_factor", None) for each in optimizers]
