@@ -2,6 +2,7 @@
 
 import collections
 import doctest
+import inspect
 import pathlib
 import re
 import runpy
@@ -9,7 +10,7 @@ import runpy
 import pytest
 
 import tf_optim_ext
-from tf_optim_ext import __main__, build, catalogue, optimizers
+from tf_optim_ext import __main__, build, catalogue, optimizers, wrappers
 from tf_optim_ext.backends import native
 from tf_optim_ext.engine import route
 
@@ -24,6 +25,7 @@ GUIDES = [
         "keras-2",
         "sam",
         "schedules",
+        "wrappers",
     )
 ]
 
@@ -77,7 +79,7 @@ def test_no_two_files_differ_only_in_case():
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("cls", optimizers.ALL, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [*optimizers.ALL, *wrappers.ALL], ids=lambda cls: cls.__name__)
 def test_docstring_examples(cls):
     module = __import__(cls.__module__, fromlist=["_"])
     results = doctest.testmod(module)
@@ -96,6 +98,13 @@ def test_docstrings_tell_arguments_and_source(cls):
     for name in (*cls.declaration().intervals, "learning_rate", "weight_decay"):
         assert f"{name}:" in cls.__doc__, name
     assert "arXiv" in cls.__doc__ or "Reference:" in cls.__doc__
+
+
+@pytest.mark.parametrize("cls", wrappers.ALL, ids=lambda cls: cls.__name__)
+def test_docstrings_of_wrappers(cls):
+    for name in inspect.signature(cls).parameters:
+        assert f"{name}:" in cls.__doc__, name
+    assert "Reference:" in cls.__doc__ and "Raises:" in cls.__doc__
 
 
 def test_everything_public_is_documented():

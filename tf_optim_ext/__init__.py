@@ -2,7 +2,7 @@
 
 import importlib
 
-from tf_optim_ext import _keras, optimizers, schedules
+from tf_optim_ext import _keras, optimizers, schedules, wrappers
 from tf_optim_ext.backends import native
 from tf_optim_ext.base import keras_hooks
 from tf_optim_ext.base.declaration import (
@@ -20,17 +20,18 @@ from tf_optim_ext.base.optimizer import Optimizer
 from tf_optim_ext.engine.route import portable
 from tf_optim_ext.optimizers import *  # noqa: F403
 from tf_optim_ext.version import __version__
-from tf_optim_ext.wrappers.sam import ASAM, GSAM, SAM
+from tf_optim_ext.wrappers import *  # noqa: F403
+from tf_optim_ext.wrappers import callbacks
 
 AveragedWeights = keras_hooks.averaged_weights(_keras.KerasOptimizer._api)
+AverageModelCheckpoint = callbacks.average_model_checkpoint(_keras.KerasOptimizer._api)
 
 native.load()
 
 __all__ = [
     *optimizers.__all__,
-    "ASAM",
-    "GSAM",
-    "SAM",
+    *wrappers.__all__,
+    "AverageModelCheckpoint",
     "AveragedWeights",
     "Boolean",
     "Choice",

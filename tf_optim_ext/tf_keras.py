@@ -14,6 +14,7 @@ from tf_optim_ext._keras import keras2
 from tf_optim_ext.base import keras_hooks
 from tf_optim_ext.base.optimizer import Optimizer as _Optimizer
 from tf_optim_ext.schedules import Schedule as _Schedule
+from tf_optim_ext.wrappers import callbacks
 from tf_optim_ext.wrappers.around import AroundAnother
 
 __all__ = list(tf_optim_ext.__all__)
@@ -73,6 +74,8 @@ def __getattr__(name):
     found = getattr(tf_optim_ext, name)
     if name == "AveragedWeights":
         return keras_hooks.averaged_weights(keras2.KerasOptimizer._api)
+    if name == "AverageModelCheckpoint":
+        return callbacks.average_model_checkpoint(keras2.KerasOptimizer._api)
     is_optimizer = isinstance(found, type) and issubclass(found, _ROOTS)
     return over_keras_2(found) if is_optimizer else found
 

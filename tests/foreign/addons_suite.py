@@ -16,22 +16,30 @@ FOLDER = "tensorflow_addons/optimizers/tests"
 # Module of each name in Addons.
 NAMES = {
     "AdaBelief": "adabelief",
+    "AveragedOptimizerWrapper": "average_wrapper",
     "COCOB": "cocob",
     "ConditionalGradient": "conditional_gradient",
     "DecoupledWeightDecayExtension": "weight_decay_optimizers",
     "LAMB": "lamb",
     "LazyAdam": "lazy_adam",
+    "Lookahead": "lookahead",
+    "MovingAverage": "moving_average",
+    "MultiOptimizer": "discriminative_layer_training",
     "NovoGrad": "novograd",
     "ProximalAdagrad": "proximal_adagrad",
     "RectifiedAdam": "rectified_adam",
     "SGDW": "weight_decay_optimizers",
+    "SWA": "stochastic_weight_averaging",
     "Yogi": "yogi",
     "extend_with_decoupled_weight_decay": "weight_decay_optimizers",
 }
-# Optimizers here take `learning_rate` only, and Keras 3 has no `legacy`.
+# Optimizers here take `learning_rate` only and no `decay`; Keras 3 has no `legacy`, and its
+# variables have no `read_value`.
 REWRITTEN = [
-    (r"((AdaBelief|NovoGrad|RectifiedAdam|ProximalAdagrad)\(\s*)lr=", r"\1learning_rate="),
+    (r"((AdaBelief|NovoGrad|RectifiedAdam|ProximalAdagrad|SGD)\(\s*)lr=", r"\1learning_rate="),
+    (r"(nesterov=True, momentum=0\.3), decay=0\.1", r"\1"),
     (r"keras\.optimizers\.legacy\.", "keras.optimizers."),
+    (r"\.read_value\(\)", ".numpy()"),
 ]
 
 
@@ -56,7 +64,6 @@ def install(modules):
     extended = tf_optim_ext.extend_with_decoupled_weight_decay(tf_optim_ext.Adam)
     package.optimizers.AdamW = package.optimizers.weight_decay_optimizers.AdamW = extended
     package.optimizers.KerasLegacyOptimizer = tf_optim_ext.Optimizer
-    package.optimizers.Lookahead = _NotHere
     # What tests extend.
     tf.keras.optimizers.SGD, tf.keras.optimizers.Adam = tf_optim_ext.SGD, tf_optim_ext.Adam
     tf_optim_ext.Optimizer._get_hyper = _get_hyper
@@ -67,11 +74,6 @@ def install(modules):
 def _get_hyper(self, name, dtype=None):
     """With this, tests compute what they expect."""
     return getattr(self, name if hasattr(self, name) else name.replace("_", ""))
-
-
-class _NotHere:
-    def __init__(self, *args, **kwargs):
-        raise NotImplementedError("this package has no counterpart")
 
 
 def _module(name, folder=None):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_optim_ext._keras import versions
 from tf_optim_ext._keras.adapter import NOT_CALLED, DecayHooks
+from tf_optim_ext._keras.checkpoint import checkpoint_with_context
 from tf_optim_ext._keras.schedules import (
     generation_of,
     hidden_generators,
@@ -39,6 +40,7 @@ __all__ = [
     "KerasSchedule",
     "KerasWrapper",
     "are_dense",
+    "checkpoint_with_context",
     "exporting_saved_model",
     "generation_of",
     "has_dtype",

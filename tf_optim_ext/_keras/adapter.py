@@ -148,6 +148,30 @@ class Adapter(Names):
         """What only configurations of this generation hold."""
         return {}
 
+    # Of other optimizers, those of Keras itself.
+
+    def _clipped_by(self, optimizer, gradients):
+        """Gradients as another optimizer clips them."""
+        return optimizer._clip_gradients(gradients)
+
+    def _assign_averages_of(self, optimizer, variables):
+        """Assigns the averages of `use_ema` of another optimizer to the variables of the model."""
+        optimizer._overwrite_model_variables_with_average_value(variables)
+
+    def _apply_by(self, optimizer, gradients, variables, summed):
+        """Has an optimizer of Keras itself update variables.
+
+        Args:
+            optimizer: the optimizer.
+            gradients, variables: lists.
+            summed: whether the gradients are summed over the replicas of a strategy.
+        """
+        raise NotImplementedError
+
+    def _with_inside(self):
+        """The optimizer, and those that it holds."""
+        return [self]
+
     # What Keras and TensorFlow call.
 
     def _use_weight_decay(self, variable):

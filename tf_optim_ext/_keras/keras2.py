@@ -1,5 +1,6 @@
 """Every private name of Keras 2, the package `tf_keras`, that the package uses."""
 
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -30,6 +31,8 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     _api = tf_keras
     _ignored_arguments = ("jit_compile", "is_legacy_optimizer")
     _unknown_arguments = ("loss_scale_factor", "gradient_accumulation_steps")
+    # Whether the name of the counter tells it from that of another optimizer, in one `.h5` file.
+    _has_own_scope = False
 
     def __init__(self, learning_rate, name=None, **kwargs):
         self._hide_from_tracking()
@@ -50,6 +53,11 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     @built.setter
     def built(self, value):
         self._set_untracked("_built", value)
+
+    def _create_iteration_variable(self):
+        name = type(self).__name__
+        with tf.name_scope(name) if self._has_own_scope else contextlib.nullcontext():
+            super()._create_iteration_variable()
 
     def _new_variable(self, shape, initializer, dtype, name, aggregation=NO_AGGREGATION):
         """Adds an optimizer variable; restores nothing."""
@@ -100,9 +108,11 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     # Keras 2 has no way of its own to copy and pickle optimizers.
 
     def __reduce__(self):
-        store: dict[str, Any] = {}
-        self.save_own_variables(store)
-        return _restored, (type(self), self.get_config(), store)
+        stores: list[dict[str, Any]] = []
+        for each in self._with_inside():
+            stores.append({})
+            each.save_own_variables(stores[-1])
+        return _restored, (type(self), self.get_config(), stores)
 
     def __deepcopy__(self, memo):
         make, arguments = self.__reduce__()
@@ -142,13 +152,17 @@ class KerasOptimizer(Adapter, tf_keras.optimizers.Optimizer):
     def _overwrite(self, gradients, variables):
         return gradients, variables
 
+    def _apply_by(self, optimizer, gradients, variables, summed):
+        optimizer.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=summed)
+
     def _model_being_loaded(self):
         """None: Keras 2 builds the optimizer of a file for the right variables."""
 
 
-def _restored(cls, config, store):
+def _restored(cls, config, stores):
     optimizer = cls.from_config(config)
-    optimizer.load_own_variables(store)
+    for each, store in zip(optimizer._with_inside(), stores):
+        each.load_own_variables(store)
     return optimizer
 
 

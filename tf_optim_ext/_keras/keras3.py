@@ -93,6 +93,15 @@ class KerasOptimizer(Adapter, keras.optimizers.Optimizer):
         """Assigns these, and returns the other gradients and variables."""
         return self._overwrite_variables_directly_with_gradients(gradients, variables)
 
+    def _apply_by(self, optimizer, gradients, variables, summed):
+        context = tf.distribute.get_replica_context()
+        if summed and context is not None and context.num_replicas_in_sync > 1:
+            raise ValueError(
+                f"{optimizer.name!r}, an optimizer of Keras 3 itself, always sums gradients over "
+                "the replicas: they cannot be summed before. Use one of `tf_optim_ext`."
+            )
+        optimizer.apply(gradients, variables)
+
     def _model_being_loaded(self):
         """The model that Keras loads from an `.h5` file now, or None.
 

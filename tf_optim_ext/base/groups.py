@@ -200,7 +200,7 @@ class Groups:
         owner, intervals = type(optimizer).__name__, optimizer._intervals()
         # Copies: groups may be given to several optimizers.
         self.all = [Group(**g) if isinstance(g, dict) else copy.copy(g) for g in groups or ()]
-        self._number_of = {}  # key of a variable -> number of its group
+        self._numbers = {}  # key of a variable -> number of its group
         for group in self.all:
             if not isinstance(group, Group):
                 raise TypeError(
@@ -240,7 +240,7 @@ class Groups:
         Raises:
             ValueError: a group selects none.
         """
-        numbers = {}
+        numbers: dict[Any, int] = {}
         for number, group in enumerate(self.all):
             selected = [v for i, v in enumerate(variables) if group.selects(v, i, key_of)]
             if not selected:
@@ -250,11 +250,11 @@ class Groups:
                 )
             for variable in selected:
                 numbers.setdefault(key_of(variable), number)
-        self._number_of = numbers
+        self._numbers = numbers
 
     def of(self, key):
         """The group of a variable, given its key; None if it is in none."""
-        number = self._number_of.get(key)
+        number = self._numbers.get(key)
         return None if number is None else self.all[number]
 
     def values(self, name, common, keys, iterations):
@@ -271,7 +271,7 @@ class Groups:
             for number, group in enumerate(self.all)
             if name in group.overrides
         }
-        return [current.get(self._number_of.get(key), common) for key in keys]
+        return [current.get(self._numbers.get(key, -1), common) for key in keys]
 
     def rates(self, rate, keys, iterations):
         """The learning rate of each variable: a list of scalar float64 tensors.
@@ -283,7 +283,7 @@ class Groups:
         """
         rate = tf.cast(rate, tf.float64)
         current = {n: _rate_of(group, rate, iterations) for n, group in enumerate(self.all)}
-        return [current.get(self._number_of.get(key), rate) for key in keys]
+        return [current.get(self._numbers.get(key, -1), rate) for key in keys]
 
 
 # What belongs to all variables together.

@@ -29,10 +29,10 @@ WITH_AVERAGED_WEIGHTS = (
 class _AveragedWeights:
     """Switches the model's variables between training weights and averaged weights.
 
-    For optimizers that keep both, such as `ScheduleFreeAdamW`: training weights while batches are
-    trained on; averaged weights for evaluation, at the end of every epoch (put this callback before
-    those that save the model then) and after the training. `fit` of a compiled model adds it by
-    itself.
+    For optimizers that keep both, such as `ScheduleFreeAdamW` and `MovingAverage`: training weights
+    while batches are trained on; averaged weights for evaluation, at the end of every epoch (put
+    this callback before those that save the model then) and after the training. For the
+    schedule-free optimizers, `fit` of a compiled model adds it by itself.
     """
 
     model: Any
@@ -50,23 +50,36 @@ class _AveragedWeights:
         self._forget_contexts()  # of a training that an exception ended
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._leave_contexts()
+        # They hold averaged weights also if a callback restored a backup.
+        _use_training_weights(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._enter_contexts()
+
+    def on_test_begin(self, logs=None):
+        self._leave_contexts()
+        self._enter_contexts()
+
+    def on_test_end(self, logs=None):
+        self._leave_contexts()
+
+    def on_train_end(self, logs=None):
+        self._forget_contexts()
+        for optimizer in optimizers_with_averages(self.model):
+            optimizer.use_averaged_weights()
+
+    def _enter_contexts(self):
+        self._contexts = [o.averaged_weights() for o in optimizers_with_averages(self.model)]
+        for context in self._contexts:
+            context.__enter__()
+
+    def _leave_contexts(self):
         for context in self._contexts:
             # Unless a callback loaded other weights at the end of the epoch.
             if context.undisturbed():
                 context.__exit__()
         self._forget_contexts()
-        # They hold averaged weights also if a callback restored a backup.
-        _use_training_weights(self.model)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._contexts = [o.averaged_weights() for o in averaging_optimizers(self.model)]
-        for context in self._contexts:
-            context.__enter__()
-
-    def on_train_end(self, logs=None):
-        self._forget_contexts()
-        for optimizer in averaging_optimizers(self.model):
-            optimizer.use_averaged_weights()
 
 
 @functools.cache
@@ -77,16 +90,24 @@ def averaged_weights(keras):
 
 
 def averaging_optimizers(model):
-    """The optimizers of a compiled model that keep averaged weights."""
+    """The optimizers of a compiled model that train at other weights than the averaged ones.
+
+    What uses the model must switch by itself, as those others are of no use to anybody else.
+    """
     return _averaging(getattr(model, "optimizer", None))
 
 
-def _averaging(optimizer):
-    if hasattr(optimizer, "averaged_weights"):
+def optimizers_with_averages(model):
+    """The optimizers of a compiled model that keep averaged weights, for those who ask for them."""
+    return _averaging(getattr(model, "optimizer", None), "averaged_weights")
+
+
+def _averaging(optimizer, method="use_training_weights"):
+    if hasattr(optimizer, method):
         return [optimizer]
-    # Of `LossScaleOptimizer` and `MultiOptimizer`.
+    # Of `LossScaleOptimizer`, `MultiOptimizer` and others around one.
     inner = [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "optimizers", ())]
-    return [averaging for each in inner if each is not None for averaging in _averaging(each)]
+    return [found for each in inner if each is not None for found in _averaging(each, method)]
 
 
 def _use_training_weights(model):

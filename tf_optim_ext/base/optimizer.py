@@ -183,8 +183,8 @@ class Optimizer(Step):
             own = set(group.overrides)
             if without := sorted(own - {*program.hyperparameters}):
                 raise ValueError(
-                    f"{owner}: {group!r} has {without} of its own, which this optimizer has for all "
-                    "variables, or not at all."
+                    f"{owner}: {group!r} has {without} of its own, which this optimizer has for "
+                    "all variables, or not at all."
                 )
             if group.learning_rate is not None or group.learning_rate_factor != 1.0:
                 own.add("learning_rate")

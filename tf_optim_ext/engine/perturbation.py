@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tf_optim_ext import _keras
 from tf_optim_ext.backends import replica
+from tf_optim_ext.backends.beside import NOTHING
 from tf_optim_ext.backends.scalars import Scalars
 from tf_optim_ext.engine import clipping, execution, sparse
 from tf_optim_ext.engine.route import choose
@@ -69,7 +70,10 @@ def move(program, cache, variables, gradients, scale, hyperparameters):
             variable.
     """
     targets = cache.get(
-        program, variables, lambda: make_targets(program, variables, lambda v, name: None, {})
+        program,
+        variables,
+        NOTHING,
+        lambda: make_targets(program, variables, lambda v, name: None, {}, NOTHING),
     )
     route = choose(program, targets, gradients, lazy=True)
     execution.run(program, targets, gradients, Scalars(0, 0.0, scale, hyperparameters), route, True)

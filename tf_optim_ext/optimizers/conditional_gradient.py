@@ -77,8 +77,8 @@ class ConditionalGradient(Optimizer):
         super()._check_groups()
         if self.ord == "nuclear" and self._untracked.groups.overridden:
             raise ValueError(
-                'ConditionalGradient: with `ord="nuclear"`, groups may have a learning rate of their '
-                "own, and nothing else."
+                'ConditionalGradient: with `ord="nuclear"`, groups may have a learning rate of '
+                "their own, and nothing else."
             )
 
     @property

@@ -31,6 +31,22 @@ def _perturb_adaptively(w, g, s, h):
     return w + magnitude * (g * h.gradient_scale)
 
 
+def _start(w, g, s, h):
+    """The weights `g`, where `w` is not set yet."""
+    return where(w != w, g, w)
+
+
+def _mean(w, g, s, h):
+    """Average `w` of the weights `g`; unlike `_average`, it may start after any number of steps."""
+    return where(w != w, g, lerp(g, w, h.momentum))
+
+
+def _lookahead(w, g, s, h):
+    """Both the slow weights and the fast ones `w` go to a point between them."""
+    s.slow = where(s.slow != s.slow, w, lerp(s.slow, w, h.slow_step_size))
+    return s.slow
+
+
 @functools.cache
 def average():
     return trace(_average, hyperparameters=("ema_momentum",))
@@ -56,4 +72,28 @@ def perturb_adaptively():
     return trace(_perturb_adaptively, hyperparameters=("adaptive", "eta"))
 
 
-ALL = (average, accumulate, reset, perturb, perturb_adaptively)
+@functools.cache
+def start():
+    return trace(_start)
+
+
+@functools.cache
+def mean():
+    return trace(_mean, hyperparameters=("momentum",))
+
+
+@functools.cache
+def lookahead():
+    return trace(_lookahead, slots=("slow",), hyperparameters=("slow_step_size",))
+
+
+ALL = (
+    average,
+    accumulate,
+    reset,
+    perturb,
+    perturb_adaptively,
+    start,
+    mean,
+    lookahead,
+)

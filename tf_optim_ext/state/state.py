@@ -87,7 +87,7 @@ class State(Stores):
                 variable = _keras.tensorflow_variable(variable)
                 self._strategy.extended.update(
                     variable,
-                    _assign_if_set,
+                    assign_if_set,
                     args=(_keras.tensorflow_variable(average),),
                 )
 
@@ -100,7 +100,7 @@ class State(Stores):
         self._restore_deferred("iterations", variable)
 
 
-def _assign_if_set(variable, average):
+def assign_if_set(variable, average):
     # Before the first update there is no average.
     value = tf.cast(average, variable.dtype)
-    variable.assign(tf.where(tf.math.is_nan(value), variable, value))
+    return variable.assign(tf.where(tf.math.is_nan(value), variable, value))
