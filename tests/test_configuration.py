@@ -275,7 +275,7 @@ class TestSignature:
         ours = inspect.signature(entry.cls).parameters
         theirs = inspect.signature(getattr(keras.optimizers, entry.keras)).parameters
         theirs = {n: p for n, p in theirs.items() if p.kind != p.VAR_KEYWORD}
-        own = {*arguments_of_all.OWN, *entry.cls._unknown_arguments}
+        own = {*arguments_of_all.OWN, "groups", *entry.cls._unknown_arguments}
         assert set(ours) - own == set(theirs) - set(entry.cls._ignored_arguments)
         ours = {name: parameter for name, parameter in ours.items() if name in theirs}
         positional = [n for n, p in ours.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
@@ -348,7 +348,7 @@ class TestConfig:
         config = optimizer.get_config()
         # What only this package knows is left out if it is not used.
         selections = {n for n in defaults if n.startswith("exclude_from_")}  # saved otherwise
-        needed = set(defaults) - set(arguments_of_all.OWN) - selections
+        needed = set(defaults) - set(arguments_of_all.OWN) - selections - {"groups"}
         of_generation = {"is_legacy_optimizer", "jit_compile"} if IS_KERAS_2 else set()
         assert needed <= set(config) - of_generation <= set(defaults)
         assert of_generation <= set(config)

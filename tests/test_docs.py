@@ -22,6 +22,7 @@ GUIDES = [
         "sparse-gradients",
         "compatibility",
         "changing-optimizers",
+        "groups",
         "keras-2",
         "sam",
         "schedules",

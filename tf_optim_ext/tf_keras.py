@@ -12,6 +12,7 @@ import tf_optim_ext
 from tf_optim_ext import _keras
 from tf_optim_ext._keras import keras2
 from tf_optim_ext.base import keras_hooks
+from tf_optim_ext.base.groups import has_one_axis
 from tf_optim_ext.base.optimizer import Optimizer as _Optimizer
 from tf_optim_ext.schedules import Schedule as _Schedule
 from tf_optim_ext.wrappers import callbacks
@@ -68,6 +69,9 @@ def _schedules():
 
 # At once, so that Keras 2 knows the classes of the schedules in files.
 schedules = _schedules()
+
+
+keras2.KerasOptimizer._api.saving.register_keras_serializable("tf_optim_ext")(has_one_axis)
 
 
 def __getattr__(name):

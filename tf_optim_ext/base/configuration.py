@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from tf_optim_ext import _keras, checks
-from tf_optim_ext.backends import replica
 from tf_optim_ext.base import arguments, keras_hooks
 from tf_optim_ext.base.declaration import Declaration
 from tf_optim_ext.base.exclusions import Exclusions
@@ -239,118 +238,6 @@ class Configuration(Interface):
                 is_special = hyperparameters.are_equal(number, flag.special)
                 self._set_untracked(flag.name, flag.value if is_special else not flag.value)
 
-    # ------------------------------------------------------------------------------------- values
-
-    def _current_values(self, names):
-        """What some arguments are in this step: dict from names to numbers, tensors, or None."""
-        attributes, values, numbers = vars(self), {}, []
-        # There are none in a graph of a session.
-        is_traced = (
-            not tf.executing_eagerly() and self._untracked.traced_numbers.variable is not None
-        )
-        for name in names:
-            value = attributes[name]
-            if type(value) is float or type(value) is bool:
-                values[name] = float(value)
-                if is_traced:
-                    numbers.append(name)
-            else:
-                values[name] = hyperparameters.current(value, self._counter)
-        if is_traced:
-            values.update(self._untracked.traced_numbers.read(numbers))
-        return values
-
-    def _current_value(self, name):
-        is_off = getattr(self, name) is None
-        return None if is_off else self._current_values([name])[name]
-
-    def _hyperparameter_values(self, names, variables):
-        """What a rule may find in `h`: dict from some names to numbers, scalar tensors, or lists of
-        these with one for each variable."""
-        changeable = self._intervals()
-        values = self._current_values([name for name in names if name in changeable])
-        if "clipvalue" in values:
-            values["clipvalue"] = _bound(values["clipvalue"])
-        if "fully_decoupled_weight_decay" in names:
-            values["fully_decoupled_weight_decay"] = float(self.fully_decoupled_weight_decay)
-        if "weight_decay" in values:
-            decay = values["weight_decay"]
-            values["weight_decay"] = 0.0 if decay is None else decay
-        groups = self._untracked.groups
-        for name in groups.overridden.intersection(values):
-            keys = [self._key_of(v) for v in variables]
-            of_variables = groups.values(name, values[name], keys, self._counter)
-            values[name] = (
-                [_bound(x) for x in of_variables] if name == "clipvalue" else of_variables
-            )
-        if "weight_decay" in values:
-            decays = values["weight_decay"]
-            if not isinstance(decays, list):
-                decays = [decays] * len(variables)
-            has_some = any(tf.is_tensor(decay) or decay for decay in decays)
-            if has_some and not self._all_decay:
-                values["weight_decay"] = [
-                    decay if self._decays(v) else 0.0 for decay, v in zip(decays, variables)
-                ]
-        return values
-
-    def _rates(self, variables):
-        """The learning rate of the step, or a list with one for each variable."""
-        rate, groups = self.learning_rate, self._untracked.groups
-        if not groups.have_rates:
-            return rate
-        rate = replica.read(rate) if checks.is_variable(rate) else tf.convert_to_tensor(rate)
-        return groups.rates(rate, [self._key_of(v) for v in variables], self._counter)
-
-    def _is_frozen(self, variable):
-        group = self._untracked.groups.of(self._key_of(variable))
-        return group is not None and group.frozen
-
-    def _resolve_groups(self, variables):
-        self._untracked.groups.resolve(variables, self._key_of)
-
-    def describe(self, print_fn=print):
-        """Prints variables, shapes, groups and the hyperparameters of the coming step.
-
-        Args:
-            print_fn: function of a text.
-
-        Raises:
-            ValueError: the optimizer is not built.
-        """
-        if not self.built:
-            raise ValueError(
-                "`describe` needs an optimizer that is built: call `build(variables)`."
-            )
-        variables, groups = list(self._optimized), self._untracked.groups
-        names = list(dict.fromkeys(["weight_decay", *sorted(groups.overridden)]))
-        values = {"learning_rate": self._rates(variables)}
-        values.update(self._hyperparameter_values(names, variables))
-        columns = [
-            ["variable", *(checks.name_of(v) for v in variables)],
-            ["shape", *(str(tuple(v.shape)) for v in variables)],
-            ["group", *(self._name_of_group(v) for v in variables)],
-        ]
-        for name in ("learning_rate", *names):
-            of_all = values[name]
-            of_all = of_all if isinstance(of_all, list) else [of_all] * len(variables)
-            cells = [
-                "-" if self._is_frozen(v) else f"{float(x):.6g}" for x, v in zip(of_all, variables)
-            ]
-            columns.append([name, *cells])
-        widths = [max(map(len, column)) for column in columns]
-        for row in zip(*columns):
-            print_fn("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip())
-
-    def _name_of_group(self, variable):
-        group = self._untracked.groups.of(self._key_of(variable))
-        return "-" if group is None else f"{group.name}{' (frozen)' if group.frozen else ''}"
-
-    @property
-    def groups(self):
-        """The parameter groups: a list of `Group`."""
-        return list(self._untracked.groups.all)
-
     @property
     def _all_decay(self):
         """Whether `_decays` holds for every variable."""
@@ -391,6 +278,18 @@ class Configuration(Interface):
             return graphs.rate(value)
         value = hyperparameters.checked(type(self).__name__, "learning_rate", value, "[0, inf)")
         return hyperparameters.VariableRate(value) if checks.is_variable(value) else value
+
+    def _is_frozen(self, variable):
+        group = self._untracked.groups.of(self._key_of(variable))
+        return group is not None and group.frozen
+
+    def _resolve_groups(self, variables):
+        self._untracked.groups.resolve(variables, self._key_of)
+
+    @property
+    def groups(self):
+        """The parameter groups: a list of `Group`."""
+        return list(self._untracked.groups.all)
 
     # ------------------------------------------------------------------------------ configuration
 
@@ -474,10 +373,3 @@ class Configuration(Interface):
         if exclusions:
             optimizer._untracked.exclusions = Exclusions(**exclusions)
         return optimizer
-
-
-def _bound(value):
-    """The bound of clipping by value; as in Keras, None and 0 are none."""
-    if tf.is_tensor(value):
-        return tf.where(value > 0, value, tf.constant(float("inf"), value.dtype))
-    return value or float("inf")

@@ -4,6 +4,7 @@ import copy
 import re
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_optim_ext import checks
@@ -55,7 +56,9 @@ class Group:
         for each in _flat(select):
             self._add(each)
         if learning_rate is not None:
-            learning_rate = hyperparameters.checked(owner, RATE, learning_rate, "[0, inf)")
+            learning_rate = _as_in_keras(
+                hyperparameters.checked(owner, RATE, learning_rate, "[0, inf)")
+            )
         self.learning_rate = learning_rate
         self.learning_rate_factor = checks.number(
             owner, "learning_rate_factor", learning_rate_factor, "[0, inf)"
@@ -93,6 +96,9 @@ class Group:
     def __repr__(self):
         return f"Group({self.name!r})"
 
+    def __str__(self):
+        return f"{self.name}{' (frozen)' if self.frozen else ''}"
+
     def selects(self, variable, position, key_of):
         """Whether the group selects a variable.
 
@@ -124,16 +130,15 @@ class Group:
         if variables:
             alone = _without_patterns(self)
             selected = [i for i, v in enumerate(variables) if alone.selects(v, i, key_of)]
-            return {**config, "positions": selected}
+            return {**config, **({"positions": selected} if selected else {})}
         paths = [checks.name_of(v) for v in self.variables]
         paths += [checks.name_of(v) for layer in self.layers for v in layer.trainable_variables]
-        predicates = [keras.saving.serialize_keras_object(f) for f in self.predicates]
-        return {
-            **config,
+        selection = {
             "positions": sorted(self.positions),
             "paths": sorted({*paths, *self.paths}),
-            "predicates": predicates,
+            "predicates": [keras.saving.serialize_keras_object(f) for f in self.predicates],
         }
+        return {**config, **{name: value for name, value in selection.items() if value}}
 
     @classmethod
     def from_config(cls, config, keras, custom_objects=None):
@@ -153,7 +158,8 @@ class Group:
             config["name"],
             **overrides,
         )
-        group.positions, group.paths = set(config["positions"]), set(config.get("paths", ()))
+        group.positions = set(config.get("positions", ()))
+        group.paths = set(config.get("paths", ()))
         group.relative_to = config["relative_to"]
         return group
 
@@ -164,6 +170,7 @@ def no_decay_of_biases_and_norms():
     return Group(has_one_axis, weight_decay=0.0, name="biases and norms")
 
 
+@tf.keras.utils.register_keras_serializable("tf_optim_ext")
 def has_one_axis(variable):
     """Whether a variable is a vector or a scalar."""
     return len(variable.shape) < 2
@@ -232,7 +239,7 @@ class Groups:
         if hyperparameters.is_number(rate):
             for group in self.all:
                 if group.learning_rate is not None and group.relative_to is None:
-                    group.relative_to = rate
+                    group.relative_to = _as_in_keras(rate)
 
     def resolve(self, variables, key_of):
         """Finds the group of each variable.
@@ -257,21 +264,26 @@ class Groups:
         number = self._numbers.get(key)
         return None if number is None else self.all[number]
 
-    def values(self, name, common, keys, iterations):
-        """A hyperparameter of each variable.
+    def own_values(self, common, keys, iterations):
+        """The hyperparameters of which groups have their own.
 
         Args:
-            name: name of the hyperparameter.
-            common: what those have that are in no group with a value of its own.
+            common: dict from names to what variables have that are in no such group.
             keys: the keys of the variables.
             iterations: the variable that a schedule gets.
+
+        Returns:
+            Dict from some of the names to lists with a value for each variable.
         """
-        current = {
-            number: hyperparameters.current(group.overrides[name], iterations)
-            for number, group in enumerate(self.all)
-            if name in group.overrides
-        }
-        return [current.get(self._numbers.get(key, -1), common) for key in keys]
+        values = {}
+        for name in self.overridden.intersection(common):
+            own = {
+                number: hyperparameters.current(group.overrides[name], iterations)
+                for number, group in enumerate(self.all)
+                if name in group.overrides
+            }
+            values[name] = [own.get(self._numbers.get(key, -1), common[name]) for key in keys]
+        return values
 
     def rates(self, rate, keys, iterations):
         """The learning rate of each variable: a list of scalar float64 tensors.
@@ -285,6 +297,34 @@ class Groups:
         current = {n: _rate_of(group, rate, iterations) for n, group in enumerate(self.all)}
         return [current.get(self._numbers.get(key, -1), rate) for key in keys]
 
+    def table(self, variables, key_of, values):
+        """Lines of text: variables, shapes, groups and hyperparameters.
+
+        Args:
+            variables: list of variables.
+            key_of: function from a variable to what identifies it.
+            values: dict from the name of a hyperparameter to its value, or to a list with one for
+                each variable.
+        """
+        groups = [self.of(key_of(v)) for v in variables]
+        columns = [
+            ["variable", *(checks.name_of(v) for v in variables)],
+            ["shape", *(str(tuple(v.shape)) for v in variables)],
+            ["group", *("-" if group is None else str(group) for group in groups)],
+        ]
+        for name, value in values.items():
+            of_all = value if isinstance(value, list) else [value] * len(variables)
+            columns.append([name, *(_cell(x, group) for x, group in zip(of_all, groups))])
+        widths = [max(map(len, column)) for column in columns]
+        return [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in zip(*columns)
+        ]
+
+
+def _cell(value, group):
+    return "-" if group is not None and group.frozen else f"{float(value):.6g}"
+
 
 # What belongs to all variables together.
 _OF_THE_OPTIMIZER = ("clipnorm", "global_clipnorm", "ema_momentum", "loss_scale_factor")
@@ -297,6 +337,11 @@ def _rate_of(group, rate, iterations):
         rate = own * (rate / group.relative_to) if group.relative_to else own
     factor = group.learning_rate_factor
     return rate if factor == 1.0 else rate * tf.constant(factor, tf.float64)
+
+
+def _as_in_keras(rate):
+    """A learning rate as Keras keeps it, a number in a float32 variable."""
+    return float(np.float32(rate)) if hyperparameters.is_number(rate) else rate
 
 
 def _flat(select):

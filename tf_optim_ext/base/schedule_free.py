@@ -85,6 +85,15 @@ class ScheduleFreeOptimizer(Optimizer):
         """The part of x in y, the paper's beta."""
         raise NotImplementedError
 
+    def _check_groups(self):
+        super()._check_groups()
+        for name in ("beta_1", "momentum"):
+            if name in self._untracked.groups.overridden:
+                raise ValueError(
+                    f"{type(self).__name__} needs the same `{name}` for all variables: it is how "
+                    "far weights and averages are apart. Leave it out of `groups`."
+                )
+
     def _create_scalars(self, variables):
         super()._create_scalars(variables)
         if variables and self._untracked.averaged is None:
@@ -183,6 +192,9 @@ class ScheduleFreeOptimizer(Optimizer):
                 return [tf.identity(value) for value in values]
             moved = []
             for value, variable in zip(values, self._optimized):
+                if self._is_frozen(variable):
+                    moved.append(tf.identity(value))
+                    continue
                 with _keras.hidden_from_debuggers():
                     z = tf.convert_to_tensor(self.get_slot(variable, "z"))
                 start = tf.cast(value, z.dtype)

@@ -6,7 +6,7 @@ from tf_optim_ext import _keras, checks
 from tf_optim_ext.backends import replica, rounding
 from tf_optim_ext.backends.beside import NOTHING, Beside
 from tf_optim_ext.backends.scalars import Scalars
-from tf_optim_ext.base.configuration import Configuration
+from tf_optim_ext.base.values import Values
 from tf_optim_ext.engine import (
     accumulation,
     averaging,
@@ -25,7 +25,7 @@ from tf_optim_ext.engine.targets import TargetsCache, make_targets
 without_autograph = tf.autograph.experimental.do_not_convert
 
 
-class Step(Configuration):
+class Step(Values):
     """Base of `Optimizer`: what happens to gradients and weights."""
 
     def __init__(self, learning_rate=0.001, **kwargs):
