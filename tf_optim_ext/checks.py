@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import re
 import warnings
 
 import numpy as np
@@ -97,6 +98,15 @@ def name_of(variable):
     """What a message calls a variable: its path, or its name."""
     name = getattr(variable, "path", None) or getattr(variable, "name", None)
     return name or repr(variable)  # which reads all of it
+
+
+def matches(pattern, variable):
+    """Whether a regular expression occurs in the path or name of a variable.
+
+    Names of `tf.Variable`s end in ":0"; an expression may leave that out.
+    """
+    names = {name_of(variable), variable.name, variable.name.removesuffix(":0")}
+    return any(re.search(pattern, name) for name in names)
 
 
 def pairs(grads_and_vars):

@@ -47,8 +47,7 @@ class Exclusions:
             selected = position in self._positions
         else:
             selected = checks.name_of(variable) in self._paths
-        names = (checks.name_of(variable), variable.name)
-        return selected or any(re.search(p, name) for p in self._patterns for name in names)
+        return selected or any(checks.matches(pattern, variable) for pattern in self._patterns)
 
     def get_config(self, variables, key):
         """Constructor arguments; `variables` are those of the optimizer, if it is built."""

@@ -107,8 +107,7 @@ class Group:
             position: its number among those of the optimizer.
             key_of: function from a variable to what identifies it.
         """
-        names = (checks.name_of(variable), variable.name)
-        if any(re.search(p, name) for p in self.patterns for name in names):
+        if any(checks.matches(pattern, variable) for pattern in self.patterns):
             return True
         if position in self.positions or checks.name_of(variable) in self.paths:
             return True
