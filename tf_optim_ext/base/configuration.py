@@ -68,7 +68,7 @@ class Configuration(Interface):
         values = arguments.take_own(type(self), kwargs)
         # Keras checks and keeps numbers only.
         plain = {name: common[name] for name in arguments.OF_KERAS}
-        for name in arguments.INTERVALS:
+        for name in arguments.INTERVALS.keys() & plain.keys():
             if plain[name] is not None and not hyperparameters.is_number(plain[name]):
                 plain[name] = 1.0
         rate = self._checked_rate(learning_rate)
@@ -273,9 +273,9 @@ class Configuration(Interface):
             values["clipvalue"] = _bound(values["clipvalue"])
         if "fully_decoupled_weight_decay" in names:
             values["fully_decoupled_weight_decay"] = float(self.fully_decoupled_weight_decay)
-        if "weight_decay" in values:
-            decay = values["weight_decay"]
-            values["weight_decay"] = 0.0 if decay is None else decay
+        for name in ("weight_decay", "adaptive_clipping"):
+            if name in values:
+                values[name] = 0.0 if values[name] is None else values[name]
         groups = self._untracked.groups
         for name in groups.overridden.intersection(values):
             keys = [self._key_of(v) for v in variables]

@@ -110,4 +110,5 @@ def _skips(optimizer):
     if isinstance(optimizer, Container):
         return any(map(_skips, optimizer._inside()))
     inner = getattr(optimizer, "inner_optimizer", None)  # of `LossScaleOptimizer`
-    return inner is not None or bool(getattr(optimizer, "gradient_accumulation_steps", None))
+    options = ("gradient_accumulation_steps", "skip_nonfinite")
+    return inner is not None or any(getattr(optimizer, name, None) for name in options)
