@@ -30,11 +30,13 @@ def step_if_finite(optimizer, gradients, variables):
 
 def _are_finite(values, norms):
     """Whether tensors have neither NaN nor infinity; `norms`: their squared norms."""
-    wide = [i for i, value in enumerate(values) if value.dtype == tf.float64]
-    if not wide:
+    are_wide = [value.dtype == tf.float64 for value in values]
+    if not any(are_wide):
         # As float64, no sum of squares of float32 overflows.
         return tf.math.is_finite(tf.reduce_sum(norms))
-    are_finite = [tf.reduce_all(tf.math.is_finite(values[i])) for i in wide]
-    narrow = [i for i in range(len(values)) if i not in wide]
-    are_finite.append(tf.math.is_finite(tf.reduce_sum(tf.gather(norms, narrow))))
-    return tf.reduce_all(are_finite)
+    return tf.reduce_all(
+        [
+            tf.reduce_all(tf.math.is_finite(value if is_wide else norm))
+            for value, norm, is_wide in zip(values, tf.unstack(norms, len(values)), are_wide)
+        ]
+    )
