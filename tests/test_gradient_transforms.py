@@ -437,7 +437,11 @@ class TestArguments:
 
 
 class TestOtherCalls:
-    @pytest.mark.parametrize("options", OPTIONS, ids="+".join)
+    @pytest.mark.parametrize(
+        "options",
+        [*(pytest.param(o, marks=pytest.mark.long) for o in OPTIONS[:3]), *OPTIONS[3:]],
+        ids="+".join,
+    )
     def test_symbolic_gradients_agree_with_a_step(self, options):
         optimizer, variables = SGD(1.0, **options), variables_of(((6, 3), (3, 2), (5,)))
         before = arrays(variables)

@@ -166,7 +166,7 @@ def same_weights(variables):
 
 
 class TestWithOtherOptions:
-    @modes
+    @pytest.mark.parametrize("mode", [*MODES[:3], pytest.param(MODES[3], marks=pytest.mark.long)])
     def test_accumulation(self, mode):
         self.check_accumulation(mode, "exact")
 
