@@ -306,6 +306,14 @@ class TestWithOtherOptions:
             results.append(state(optimizer, variables))
         assert_close(*results, rtol=1e-6, atol=1e-7)
 
+    def test_option_set_after_wrapping(self):
+        optimizer, variable = tf_optim_ext.SWA(SGD(1.0), average_period=1), tf.Variable([1.0])
+        optimizer.skip_nonfinite = True
+        for value in (np.nan, 1.0, np.nan, 1.0):
+            optimizer.apply_gradients([(tf.constant([value], tf.float32), variable)])
+        assert count(optimizer) == 2
+        assert optimizer.get_slot(variable, "average").numpy().tolist() == [-0.5]
+
     def test_sharpness_aware_minimization(self):
         inner = SGD(0.1, skip_nonfinite=True)
         optimizer, variable = tf_optim_ext.SAM(inner), tf.Variable([1.0, 2.0])

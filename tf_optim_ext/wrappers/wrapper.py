@@ -44,7 +44,7 @@ class Wrapper(Container):
                 "weights itself, which would not follow. Use it alone, or wrap another optimizer."
             )
         self._untracked.followed = []  # the variables of the model that have a slot
-        self._untracked.always_updates = not _skips(self.inner_optimizer)
+        self._untracked.always_updates = False
 
     def _inside(self):
         return [self.inner_optimizer]
@@ -65,6 +65,8 @@ class Wrapper(Container):
         super().build(variables)
         if self.built:
             self._untracked.followed = self._own_variables_of(self._slot)
+            # Options of the optimizer inside may be set until it is built.
+            self._untracked.always_updates = not _skips(self.inner_optimizer)
 
     def _step(self, gradients, variables):
         count = replica.read(self._counter)
