@@ -462,6 +462,45 @@ def summed_by_the_caller(strategy):
         optimizer.aggregate_gradients(zip(gradients, variables))
 
 
+def skipped(strategy):
+    # What one replica gets decides for both, and so does a sum that overflows.
+    with strategy.scope():
+        variables, optimizer = (
+            common.make_variables(),
+            ADAM.make(skip_nonfinite=True, clipnorm=0.5, use_ema=True),
+        )
+    single, expected = ADAM.make(clipnorm=0.5, use_ema=True), common.make_variables()
+    gradients = common.make_gradients(0)
+
+    def run(of_first, of_second):
+        factors = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant([of_first, of_second][context.replica_id_in_sync_group])
+        )
+        step = lambda f: optimizer.apply([f * g for g in gradients], variables)  # noqa: E731
+        tf.function(lambda: strategy.run(step, args=(factors,)))()
+
+    run(1.0, 2.0)
+    for pair in [(1.0, float("nan")), (float("inf"), 1.0), (3e38, 3e38)]:
+        run(*pair)
+    run(1.0, 2.0)
+    for _ in range(2):
+        single.apply([3.0 * g for g in gradients], expected)
+    check_equal(strategy, variables, expected, "skipped")
+    count = optimizer.skipped_steps
+    others = [v for v in optimizer.variables[FIRST_SLOT:] if v is not count]
+    check_equal(strategy, others, single.variables[FIRST_SLOT:], "skipped")
+    check_equal(strategy, [count], [tf.constant(3)], "skipped")
+    assert int(np.asarray(optimizer.iterations)) == 2
+
+
+def transformed(strategy):
+    for what, arguments in {
+        "clipped adaptively": {"adaptive_clipping": 0.1},
+        "centralized": {"centralize_gradients": True, "gradient_accumulation_steps": 2},
+    }.items():
+        compare(strategy, functools.partial(ADAM.make, **arguments), what)
+
+
 def outside_of_a_replica(strategy):
     with strategy.scope():
         variable, optimizer = tf.Variable([1.0]), ADAM.make()
@@ -491,6 +530,8 @@ CHECKS = {
     "hyperparameters": hyperparameters,
     "selected weight decay": selected_weight_decay,
     "summed by the caller": summed_by_the_caller,
+    "skipped steps": skipped,
+    "transformed gradients": transformed,
     "outside of a replica": outside_of_a_replica,
 }
 # The others are long tests.
@@ -501,6 +542,7 @@ SOME = {
     "fit",
     "fit of a model that is built late",
     "sparse gradients and checkpoints",
+    "skipped steps",
 }
 
 

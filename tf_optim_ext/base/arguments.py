@@ -26,6 +26,9 @@ OWN: dict[str, Any] = {
     "row_wise": False,
     "stochastic_rounding": False,
     "seed": 0,
+    "centralize_gradients": False,
+    "adaptive_clipping": None,
+    "skip_nonfinite": False,
 }
 COMMON = {**OF_KERAS, **OWN}
 INTERVALS = {
@@ -35,6 +38,7 @@ INTERVALS = {
     "global_clipnorm": "[0, inf)",
     "ema_momentum": "[0, 1]",
     "loss_scale_factor": "(0, inf)",
+    "adaptive_clipping": "[0, inf)",
 }
 # At most one of these is set.
 CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -46,6 +50,8 @@ BOOLEANS = (
     "fully_decoupled_weight_decay",
     "row_wise",
     "stochastic_rounding",
+    "centralize_gradients",
+    "skip_nonfinite",
 )
 # What TensorFlow's optimizers took once.
 HINTS = {

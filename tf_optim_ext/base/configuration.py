@@ -67,7 +67,7 @@ class Configuration(Interface):
         values = arguments.take_own(type(self), kwargs)
         # Keras checks and keeps numbers only.
         plain = {name: common[name] for name in arguments.OF_KERAS}
-        for name in arguments.INTERVALS:
+        for name in arguments.INTERVALS.keys() & plain.keys():
             if plain[name] is not None and not hyperparameters.is_number(plain[name]):
                 plain[name] = 1.0
         rate = self._checked_rate(learning_rate)

@@ -30,8 +30,8 @@ class Group:
         frozen: whether these variables stay as they are: no update, no decay, and no slots. Their
             gradients do not count for a common norm either.
         name: what messages and `describe` call the group.
-        **overrides: `weight_decay`, `clipvalue` or any hyperparameter of the optimizer, in every
-            form that it takes there.
+        **overrides: `weight_decay`, `clipvalue`, `adaptive_clipping` or any hyperparameter of the
+            optimizer, in every form that it takes there.
 
     Example:
         >>> import tf_optim_ext

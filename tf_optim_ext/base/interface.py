@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from tf_optim_ext import _keras, checks
 from tf_optim_ext.backends import replica
-from tf_optim_ext.base import arguments
 from tf_optim_ext.engine import call, graphs, replicas
 from tf_optim_ext.state.state import State
 
@@ -104,7 +103,7 @@ class Interface(State):
         return graphs.one_operation(self, lambda: tf.identity(replica.read(run())))
 
     def get_gradients(self, loss, params):
-        """Symbolic gradients, in a graph or `tf.function`, clipped as the optimizer is configured.
+        """Symbolic gradients, in a graph or `tf.function`, clipped and centralized as configured.
 
         Args:
             loss: tensor of the graph.
@@ -126,9 +125,6 @@ class Interface(State):
         missing = [checks.name_of(v) for g, v in zip(gradients, params) if g is None]
         if missing:
             raise ValueError(f"The loss does not depend on {missing}: their gradient is None.")
-        if any(getattr(self, name) is not None for name in arguments.CLIPPING):
-            # Dense, since repeated indices must be summed before they are clipped.
-            gradients = [tf.convert_to_tensor(g) for g in gradients]
         return self._clipped(gradients, params)
 
     @tf.autograph.experimental.do_not_convert

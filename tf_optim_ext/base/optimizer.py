@@ -8,6 +8,9 @@ from tf_optim_ext.base.step import Step
 from tf_optim_ext.rule import trace, transforms
 from tf_optim_ext.rule.catch_up import LAST_STEP
 
+# Options that no rule knows of.
+_OF_EVERY_RULE = {"centralize_gradients", "skip_nonfinite"}
+
 
 class Optimizer(Step):
     """Base class of all optimizers: a `tf.keras.optimizers.Optimizer` made of a rule.
@@ -78,6 +81,19 @@ class Optimizer(Step):
             of neighbouring numbers are lost. Results are reproducible, and independent of route
             and threads.
         seed: integer >= 0, for the random numbers of `stochastic_rounding`.
+        centralize_gradients: whether to subtract from each gradient with at least two axes its mean
+            over all axes but the last, so that it is zero for each output unit of a kernel
+            (arXiv:2004.01461). Of a `tf.IndexedSlices`, each row loses its own mean, as rows of
+            embeddings do in the authors' code.
+        adaptive_clipping: number >= 0, or None; 0 clips nothing. The gradient of each output unit
+            is scaled down to at most this many times the norm of the unit's weights, which is taken
+            to be at least 1e-3 (arXiv:2102.06171, where 0.01 is usual). A unit is what all axes
+            but the last hold, in a vector or scalar everything, and in a `tf.IndexedSlices` a row.
+            Comes before the other kinds of clipping. The authors leave out the last layer: give
+            that a group with `adaptive_clipping=0`.
+        skip_nonfinite: whether a step in which a gradient holds NaN or infinity changes nothing,
+            not even `iterations`, and is counted in `skipped_steps`. Under a distribution strategy,
+            the summed gradients decide. With accumulation, such a call counts as not made.
         groups: list of `Group`, or of dicts of its arguments: variables with a learning rate,
             weight decay or other hyperparameters of their own, or that are frozen.
         fully_decoupled_weight_decay: whether the weights shrink by `weight_decay` of themselves,
@@ -181,7 +197,7 @@ class Optimizer(Step):
         program, derived = self._program(), self.declaration().derived.values()
         for group in groups.all:
             own = set(group.overrides)
-            if without := sorted(own - {*program.hyperparameters}):
+            if without := sorted(own - {*program.hyperparameters, "adaptive_clipping"}):
                 raise ValueError(
                     f"{owner}: {group!r} has {without} of its own, which this optimizer has for "
                     "all variables, or not at all."
@@ -208,7 +224,8 @@ class Optimizer(Step):
                 raise ValueError(
                     f"{type(self).__name__} has no momentum: `{name}` is for optimizers that have."
                 )
-        if all(getattr(self, name) == default for name, default in arguments.OWN.items()):
+        options = arguments.OWN.keys() - arguments.INTERVALS.keys() - _OF_EVERY_RULE
+        if all(getattr(self, name) == arguments.OWN[name] for name in options):
             return  # a rule that cannot be traced says so when it is needed
         try:
             program = self._program()

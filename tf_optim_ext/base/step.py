@@ -13,7 +13,9 @@ from tf_optim_ext.engine import (
     call,
     clipping,
     execution,
+    gradient_transforms,
     graphs,
+    nonfinite,
     replicas,
     sparse,
 )
@@ -83,6 +85,9 @@ class Step(Values):
             gradients, present = self._overwrite(*self._without_frozen(gradients, present))
             if present:
                 gradients = self._sum_over_replicas(gradients, present)
+                if self.skip_nonfinite:
+                    nonfinite.step_if_finite(self, gradients, present)
+                    return
                 # 2. Scale the gradients, or sum them until an update is due.
                 self._accumulate_or_update(gradients, present)
             # One op: Keras' own reads and assigns, and would lose steps of other threads.
@@ -96,13 +101,21 @@ class Step(Values):
         else:
             self._update(gradients, variables, scale)
 
-    def _update(self, gradients, variables, scale, sums=None):
+    def _update(self, gradients, variables, scale, sums=None, were_rows=None):
+        if self._transforms_gradients:
+            gradients = self._transformed(gradients, variables, scale, were_rows)
+            scale = 1.0
         # 3. Clipping by norm is one more factor of the gradients.
         limit, of_all = self._norm_limit()
         if limit is not None:
             # Not kept in a variable: the step would copy sums that somebody else holds.
             scale = clipping.factors(
-                sums.completed() if sums else gradients, variables, scale, limit, of_all
+                sums.completed() if sums else gradients,
+                variables,
+                scale,
+                limit,
+                of_all,
+                call.argument(self, "squared_norms"),
             )
         # 4. All weights and slots at once, with the sums before and the averages after them.
         beside = self._beside(gradients, variables, sums, limit is None)
@@ -219,7 +232,22 @@ class Step(Values):
     @property
     def _changes_gradients(self):
         """Whether a step computes with whole gradients before the rule runs."""
-        return False
+        return self._transforms_gradients
+
+    @property
+    def _transforms_gradients(self):
+        """Whether gradients are centralized, or clipped adaptively."""
+        name = "adaptive_clipping"
+        is_clipped = self.adaptive_clipping is not None or name in self._untracked.groups.overridden
+        return self.centralize_gradients or is_clipped
+
+    def _transformed(self, gradients, variables, scale=1.0, were_rows=None):
+        name = "adaptive_clipping"
+        limits = self._hyperparameter_values([name], variables)[name]
+        limits = limits if isinstance(limits, list) else [limits] * len(variables)
+        return gradient_transforms.transformed(
+            gradients, variables, scale, self.centralize_gradients, limits, were_rows
+        )
 
     def _norm_limit(self):
         """The limit of clipping by norm, or None; and whether it limits the global norm."""
@@ -229,10 +257,22 @@ class Step(Values):
         return None if is_off else limit, of_all
 
     def _clipped(self, gradients, variables):
+        if self._transforms_gradients:
+            dtypes = [g.dtype for g in gradients]
+            prepared = sparse.all_prepared(gradients, variables, True)
+            gradients = self._transformed(prepared, variables)
+            gradients = sparse.all_dense(gradients, variables)
+            gradients = [tf.cast(g, dtype) for g, dtype in zip(gradients, dtypes)]
         limit, of_all = self._norm_limit()
+        clips_values = (
+            self.clipvalue is not None or "clipvalue" in self._untracked.groups.overridden
+        )
+        if limit is not None or clips_values:
+            # Dense, since repeated indices must be summed before they are clipped.
+            gradients = [tf.convert_to_tensor(g) for g in gradients]
         if limit is not None:
             return clipping.clipped(gradients, variables, limit, of_all)
-        if self.clipvalue is None and "clipvalue" not in self._untracked.groups.overridden:
+        if not clips_values:
             return gradients
         bounds = self._hyperparameter_values(["clipvalue"], variables)["clipvalue"]
         bounds = bounds if isinstance(bounds, list) else [bounds] * len(gradients)
@@ -271,7 +311,10 @@ class Step(Values):
 
     @without_autograph
     def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable with the rule alone: no accumulation, norms, averages or count."""
+        """Updates one variable with the rule alone: no accumulation, norms, averages or count.
+
+        Nor is the gradient centralized or clipped adaptively, and none is skipped.
+        """
         graphs.check_runs_now("`update_step`", "a `tf.function` that calls it and returns a tensor")
         gradients, variables, checked_late = self._check([gradient], [variable])
         with graphs.named(self.name, checked_late):

@@ -41,9 +41,9 @@ class Values(Configuration):
         values = self._current_values([name for name in names if name in changeable])
         if "fully_decoupled_weight_decay" in names:
             values["fully_decoupled_weight_decay"] = float(self.fully_decoupled_weight_decay)
-        if "weight_decay" in values:
-            decay = values["weight_decay"]
-            values["weight_decay"] = 0.0 if decay is None else decay
+        for name in ("weight_decay", "adaptive_clipping"):
+            if name in values:
+                values[name] = 0.0 if values[name] is None else values[name]
         groups, keys = self._untracked.groups, map(self._key_of, variables)
         values.update(groups.own_values(values, list(keys), self._counter))
         if "clipvalue" in values:

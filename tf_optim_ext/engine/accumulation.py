@@ -82,7 +82,8 @@ def step(optimizer, gradients, variables, scale):
                 else value
                 for value, g, v in zip(values, gradients, variables)
             ]
-        optimizer._update(values, variables, 1.0 / count)
+        were_rows = [isinstance(g, tf.IndexedSlices) for g in gradients]
+        optimizer._update(values, variables, 1.0 / count, were_rows=were_rows)
         sums.reset()
 
     is_last = tf.equal((replica.read(optimizer._counter) + 1) % count, 0)

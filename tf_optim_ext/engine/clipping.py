@@ -12,7 +12,7 @@ from tf_optim_ext.engine import route, targets
 _NAN = float("nan")
 
 
-def factors(gradients, variables, scale, limit, of_all):
+def factors(gradients, variables, scale, limit, of_all, norms=None):
     """What gradients are multiplied by, so that they are scaled and their norms at most a limit.
 
     Args:
@@ -21,11 +21,13 @@ def factors(gradients, variables, scale, limit, of_all):
         scale: a number: the factor of gradients that need no clipping.
         limit: what the norms are at most, after scaling; as in Keras, 0 means no clipping.
         of_all: whether that is the common norm of all gradients.
+        norms: the `squared_norms` of the gradients, if they are known.
 
     Returns:
         A float64 tensor: with an element for each gradient, or for all a scalar.
     """
-    norms = squared_norms([getattr(g, "values", g) for g in gradients], variables)
+    if norms is None:
+        norms = squared_norms([getattr(g, "values", g) for g in gradients], variables)
     if of_all:
         norms = tf.reduce_sum(norms)
     scale = _beside(norms, scale)

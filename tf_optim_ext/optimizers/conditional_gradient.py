@@ -83,7 +83,7 @@ class ConditionalGradient(Optimizer):
 
     @property
     def _changes_gradients(self):
-        return self.ord == "nuclear"
+        return self.ord == "nuclear" or super()._changes_gradients
 
     def _run(self, program, variables, gradients, gradient_scale=1.0, *args, **kwargs):
         if self.ord == "nuclear" and program is self._program():

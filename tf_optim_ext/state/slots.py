@@ -8,6 +8,9 @@ from tf_optim_ext import _keras, checks
 from tf_optim_ext.engine import hyperparameters
 from tf_optim_ext.state import restored_slots
 
+SKIPPED_STEPS = "skipped_steps"
+"""Name and key of the variable that counts them."""
+
 
 class VariableList(list):
     """A list that can also be called: `variables` is a property in Keras 3, a method before."""
@@ -28,6 +31,7 @@ class Slots(_keras.KerasOptimizer):
         untracked = self._untracked
         untracked.slots = {}  # name -> {key of a variable: slot}
         untracked.optimizer_scalars = {}  # name -> variable
+        untracked.skipped_steps = None
         # Of a checkpoint that was restored before the slots existed: by slot name and key.
         untracked.pending_positions = {}
         untracked.restored_slots = {}  # those that `build` will take
@@ -134,6 +138,17 @@ class Slots(_keras.KerasOptimizer):
             scalar = self._add_beside(variables[0], name, value, "float64")
             self._untracked.optimizer_scalars[name] = scalar
             self._restore_deferred(name, scalar)
+        if variables and self.skip_nonfinite and self._untracked.skipped_steps is None:
+            skipped = self._add_beside(variables[0], SKIPPED_STEPS, 0, "int64")
+            self._untracked.skipped_steps = skipped
+            self._restore_deferred(SKIPPED_STEPS, skipped)
+
+    @property
+    def skipped_steps(self):
+        """How many steps `skip_nonfinite` left out: an int64 variable; 0 without that option, and
+        before the optimizer is built."""
+        skipped = self._untracked.skipped_steps
+        return 0 if skipped is None else skipped
 
     @property
     def scalars(self):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_optim_ext import _keras, checks
 from tf_optim_ext.engine import graphs
 from tf_optim_ext.engine.interrupts import DeferredInterrupts
-from tf_optim_ext.state.slots import Slots
+from tf_optim_ext.state.slots import SKIPPED_STEPS, Slots
 
 CLASS_NAME = "class_name"
 """Key under which stores hold the name of the optimizer's class, as bytes."""
@@ -44,9 +44,9 @@ class Stores(Slots):
                 shapes, but not whole.
         """
         variables = self._keyed_variables(stored)
-        # A number and a schedule may replace each other.
-        missing = sorted(variables.keys() - stored.keys() - {"learning_rate"})
-        unexpected = sorted(stored.keys() - variables.keys() - {"learning_rate"})
+        # A number and a schedule may replace each other, and a count may begin or end at any time.
+        missing = sorted(variables.keys() - stored.keys() - {"learning_rate", SKIPPED_STEPS})
+        unexpected = sorted(stored.keys() - variables.keys() - {"learning_rate", SKIPPED_STEPS})
         shapes = [
             f"{key} {stored[key].shape} instead of {tuple(v.shape)}"
             for key, v in variables.items()

@@ -166,6 +166,20 @@ class Container(Optimizer):
         """The `Route` of the optimizer inside; of a pass of this one, if that has none."""
         return getattr(self._inside()[0], "route", self._untracked.route)
 
+    @property
+    def skipped_steps(self):
+        """See `Optimizer`; 0 for optimizers of Keras itself.
+
+        Raises:
+            AttributeError: there are several optimizers inside.
+        """
+        if len(inside := self._inside()) > 1:
+            raise AttributeError(
+                f"The optimizers in {self.name!r} count `skipped_steps` by themselves. Ask one of "
+                "them."
+            )
+        return getattr(inside[0], "skipped_steps", 0)
+
     def scale_loss(self, loss):
         """The loss as the optimizer inside scales it; those of Keras 2 itself do not."""
         scale = getattr(self._inside()[0], "scale_loss", None)
@@ -180,6 +194,8 @@ class Container(Optimizer):
         inside = self._inside()[0]
         if isinstance(inside, Optimizer):
             return inside._clipped(gradients, variables)
+        if any(getattr(inside, name) is not None for name in arguments.CLIPPING):
+            gradients = [tf.convert_to_tensor(g) for g in gradients]  # repeated indices summed
         return self._clipped_by(inside, gradients)
 
     def _assign_averages(self, variables):

@@ -44,7 +44,7 @@ class Wrapper(Container):
                 "weights itself, which would not follow. Use it alone, or wrap another optimizer."
             )
         self._untracked.followed = []  # the variables of the model that have a slot
-        self._untracked.always_updates = not _skips(self.inner_optimizer)
+        self._untracked.always_updates = False
 
     def _inside(self):
         return [self.inner_optimizer]
@@ -65,6 +65,8 @@ class Wrapper(Container):
         super().build(variables)
         if self.built:
             self._untracked.followed = self._own_variables_of(self._slot)
+            # Options of the optimizer inside may be set until it is built.
+            self._untracked.always_updates = not _skips(self.inner_optimizer)
 
     def _step(self, gradients, variables):
         count = replica.read(self._counter)
@@ -110,4 +112,5 @@ def _skips(optimizer):
     if isinstance(optimizer, Container):
         return any(map(_skips, optimizer._inside()))
     inner = getattr(optimizer, "inner_optimizer", None)  # of `LossScaleOptimizer`
-    return inner is not None or bool(getattr(optimizer, "gradient_accumulation_steps", None))
+    options = ("gradient_accumulation_steps", "skip_nonfinite")
+    return inner is not None or any(getattr(optimizer, name, None) for name in options)
