@@ -288,7 +288,8 @@ class TestMixedPrecision:
 
 def is_update(op, gradient):
     """Whether an op is a native step with this gradient."""
-    return op.type == "TfOptimExtStep" and any(t is gradient for t in op.inputs)
+    is_step = op.type in ("TfOptimExtStep", "TfOptimExtFusedStep")
+    return is_step and any(t is gradient for t in op.inputs)
 
 
 @has_multi_optimizer

@@ -36,8 +36,9 @@ class Sums:
             auxiliary.accumulate(), self._slots(), self.gradients, self.scale, lazy=True
         )
 
-    def reset(self):
-        self.optimizer._run(auxiliary.reset(), self._slots(), self.gradients, lazy=True)
+    def reset(self, values):
+        """Clears the sums, or those of their rows that `values` has."""
+        self.optimizer._run(auxiliary.reset(), self._slots(), values, lazy=True)
 
     def completed(self):
         """Adds the gradients; returns the sums."""
@@ -84,7 +85,7 @@ def step(optimizer, gradients, variables, scale):
             ]
         were_rows = [isinstance(g, tf.IndexedSlices) for g in gradients]
         optimizer._update(values, variables, 1.0 / count, were_rows=were_rows)
-        sums.reset()
+        sums.reset(values)
 
     is_last = tf.equal((replica.read(optimizer._counter) + 1) % count, 0)
     cond(is_last, update, accumulate)
