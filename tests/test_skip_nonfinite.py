@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import registry
 import tensorflow as tf
-from common import arrays, assert_close, make_gradients, make_variables, same, train, unchanged
+from common import (
+    arrays,
+    assert_close,
+    make_gradients,
+    make_variables,
+    same,
+    train,
+    unchanged,
+)
 from conftest import portable
 from generation import LossScaleOptimizer, keras, scale_of
 from modes import MODES, check_route, dense, fit, in_mode, modes
@@ -235,7 +243,8 @@ class TestWithOtherOptions:
         in_mode(mode, optimizer, variables)(gradients)
         assert len(calls) == 1
         other.apply(gradients, expected)
-        assert same(arrays(variables), arrays(expected))
+        # TensorFlow may round a graph otherwise.
+        assert_close(variables, expected, rtol=1e-6)
 
     @pytest.mark.parametrize(
         "changes", [{"adaptive_clipping": 0.1}, {"centralize_gradients": True}]
