@@ -214,6 +214,8 @@ class Step(Values):
             )
 
     def _without_frozen(self, gradients, variables):
+        if not self._untracked.groups:
+            return gradients, variables
         pairs = [(g, v) for g, v in zip(gradients, variables) if not self._is_frozen(v)]
         return [g for g, _ in pairs], [v for _, v in pairs]
 

@@ -44,18 +44,18 @@ class Values(Configuration):
         for name in ("weight_decay", "adaptive_clipping"):
             if name in values:
                 values[name] = 0.0 if values[name] is None else values[name]
-        groups, keys = self._untracked.groups, map(self._key_of, variables)
-        values.update(groups.own_values(values, list(keys), self._counter))
+        if self._untracked.groups.overridden:
+            keys = [self._key_of(v) for v in variables]
+            values.update(self._untracked.groups.own_values(values, keys, self._counter))
         if "clipvalue" in values:
             bounds = values["clipvalue"]
             are_own = isinstance(bounds, list)
             values["clipvalue"] = [_bound(x) for x in bounds] if are_own else _bound(bounds)
-        if "weight_decay" in values:
+        if "weight_decay" in values and not self._all_decay:
             decays = values["weight_decay"]
             if not isinstance(decays, list):
                 decays = [decays] * len(variables)
-            has_some = any(tf.is_tensor(decay) or decay for decay in decays)
-            if has_some and not self._all_decay:
+            if any(tf.is_tensor(decay) or decay for decay in decays):
                 values["weight_decay"] = [
                     decay if self._decays(v) else 0.0 for decay, v in zip(decays, variables)
                 ]

@@ -14,8 +14,9 @@ def momentum_in_step(optimizer, gradients, variables):
     An average is that of the weights after their constraint, and steps of some rows leave out the
     others.
     """
-    some_rows = optimizer.sparse != "exact" and _have_rows(gradients)
-    if not optimizer.use_ema or some_rows:
+    if not optimizer.use_ema:
+        return None
+    if optimizer.sparse != "exact" and _have_rows(gradients):
         return None
     if any(variable.constraint is not None for variable in variables):
         return None

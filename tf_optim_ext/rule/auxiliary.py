@@ -11,18 +11,13 @@ def _average(w, g, s, h):
 
 
 def _accumulate(w, g, s, h):
-    """Sum `w` of the gradients `g`."""
+    """Sum `w` of the gradients `g`; or weights `w` that are moved along them."""
     return w + g * h.gradient_scale
 
 
 def _reset(w, g, s, h):
     """Zero, also where the sum was infinite."""
     return where(h.step > 0, 0.0, w)
-
-
-def _perturb(w, g, s, h):
-    """Weights `w` moved along the gradients `g`."""
-    return w + g * h.gradient_scale
 
 
 def _perturb_adaptively(w, g, s, h):
@@ -63,11 +58,6 @@ def reset():
 
 
 @functools.cache
-def perturb():
-    return trace(_perturb)
-
-
-@functools.cache
 def perturb_adaptively():
     return trace(_perturb_adaptively, hyperparameters=("adaptive", "eta"))
 
@@ -91,7 +81,6 @@ ALL = (
     average,
     accumulate,
     reset,
-    perturb,
     perturb_adaptively,
     start,
     mean,

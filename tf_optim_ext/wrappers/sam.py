@@ -59,7 +59,7 @@ class SAM(SharpnessAware):
 
     def _perturb(self, variables, gradients):
         scale = perturbation.per_norm(self._length(), perturbation.norm(gradients, variables))
-        self._move(auxiliary.perturb(), variables, gradients, scale)
+        self._move(auxiliary.accumulate(), variables, gradients, scale)
 
     def _length(self):
         """How far the weights are moved in this step."""
