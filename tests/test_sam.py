@@ -570,7 +570,7 @@ class TestCalls:
         assert flags == [True, False, True, False, True, False]
 
     def test_one_operation_moves_all_variables(self, native_only):
-        assert native.has(auxiliary.perturb()) and native.has(auxiliary.perturb_adaptively())
+        assert native.has(auxiliary.accumulate()) and native.has(auxiliary.perturb_adaptively())
         problem = Problem()
         for wrapper in WRAPPERS:
             variables, optimizer = problem.variables(), make(wrapper, tf_optim_ext.SGD(0.1))
